@@ -1,0 +1,25 @@
+"""dynasac: Soft Actor-Critic that plans with the physics you know."""
+
+from .agent import DynaSAC
+from .errors import UsageError
+from .evaluation import Evaluation
+from .models import DynamicsModel, ModelStep, MountainCar, Pendulum, PhysicsModel
+from .planning import PlanningConfig, StartWeights
+from .presets import Config, preset
+from .sac import SACConfig
+
+__all__ = [
+    "Config",
+    "DynaSAC",
+    "DynamicsModel",
+    "Evaluation",
+    "ModelStep",
+    "MountainCar",
+    "Pendulum",
+    "PhysicsModel",
+    "PlanningConfig",
+    "SACConfig",
+    "StartWeights",
+    "UsageError",
+    "preset",
+]

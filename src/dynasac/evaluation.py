@@ -1,0 +1,132 @@
+"""Fixed-seed episodes in the real environment: what a policy is worth."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+
+from .errors import UsageError
+
+OPTIMAL_RETURN = {"Pendulum-v1": -125.9, "MountainCarContinuous-v0": 99.64}
+"""Mean return of the optimal policy over the 100 episodes `reset(seed=10000 + k)`, by dynamic
+programming over the 200 or 999 steps of an episode (`benchmarks/optimum.py` computes it)."""
+
+FIRST_SEED = 10_000
+
+Policy = Callable[[np.ndarray], np.ndarray]
+"""From a batch of observations to a batch of actions, both in the environment's units."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured; episode k started from `reset(seed=first_seed + k)`."""
+
+    first_seed: int
+    returns: tuple[float, ...]
+    """the undiscounted return of each episode"""
+
+    @property
+    def mean_return(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std_return(self) -> float:
+        return float(np.std(self.returns))
+
+    def summary(self) -> dict:
+        return {
+            "episodes": len(self.returns),
+            "first_seed": self.first_seed,
+            "mean_return": self.mean_return,
+            "std_return": self.std_return,
+            "returns": list(self.returns),
+        }
+
+
+def evaluate(
+    policy: Policy,
+    make_env: Callable[[], gym.Env],
+    episodes: int,
+    episode_steps: int,
+    first_seed: int = FIRST_SEED,
+) -> Evaluation:
+    """Run `episodes` episodes side by side, so that the policy sees batches, and add up rewards.
+
+    Raises:
+        UsageError: the environment returned something that is not a finite number.
+    """
+    if episodes < 1:
+        raise UsageError(f"{episodes} evaluation episodes: ask for at least 1")
+    returns = np.zeros(episodes)
+    alive = np.ones(episodes, bool)
+    with contextlib.ExitStack() as stack:
+        envs = [stack.enter_context(contextlib.closing(make_env())) for _ in range(episodes)]
+        seeded = [env.reset(seed=first_seed + k)[0] for k, env in enumerate(envs)]
+        observations = np.stack(seeded).astype(np.float32)
+        for step in range(episode_steps):
+            actions = policy(observations)
+            for k in np.flatnonzero(alive):
+                observation, reward, terminated, truncated, _ = envs[k].step(actions[k])
+                check_step(observation, reward, f"episode {k}, step {step}")
+                observations[k] = observation
+                returns[k] += float(reward)
+                alive[k] = not (terminated or truncated)
+            if not alive.any():
+                break
+    return Evaluation(first_seed, tuple(returns.tolist()))
+
+
+def check_step(observation: np.ndarray, reward: object, where: str) -> None:
+    """Stop NaN and infinity at the border.
+
+    Raises:
+        UsageError: naming the field and the step.
+    """
+    if not np.isfinite(observation).all():
+        raise UsageError(f"the environment returned a non-finite observation ({where}): {observation}")
+    if not np.isfinite(reward):  # type: ignore[arg-type]
+        raise UsageError(f"the environment returned the reward {reward} ({where})")
+
+
+def regret(env_id: str, evaluation: Evaluation) -> float | None:
+    """The optimal mean return less the one measured; None where the optimum is not known.
+
+    The optimum is that of the standard 100 episodes, so only these give a regret.
+    """
+    standard = (evaluation.first_seed, len(evaluation.returns)) == (FIRST_SEED, 100)
+    if env_id not in OPTIMAL_RETURN or not standard:
+        return None
+    return OPTIMAL_RETURN[env_id] - evaluation.mean_return
+
+
+def registered() -> Iterator[str]:
+    """Ids that exist without importing anything more."""
+    return iter(gym.registry)
+
+
+def environments(env_id: str) -> Iterator[str]:
+    """Ids in Gymnasium's registry that look like `env_id`, nearest first."""
+    import difflib
+
+    yield from difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
+
+
+def make(env_id: str) -> gym.Env:
+    """`gymnasium.make`, without its per-step checker, with errors that people can act on.
+
+    Raises:
+        UsageError: the environment does not exist or its dependencies are missing.
+    """
+    try:
+        return gym.make(env_id, disable_env_checker=True)
+    except gym.error.DependencyNotInstalled as error:
+        raise UsageError(f"{env_id} needs a package that is not installed: {error}") from None
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{env_id}: there is no module {error.name}") from None
+    except gym.error.Error as error:
+        near = ", ".join(environments(env_id))
+        hint = f"did you mean {near}?" if near else "write MODULE:ID for one of your own"
+        reason = "is not known" if isinstance(error, gym.error.UnregisteredEnv) else str(error)
+        raise UsageError(f"the environment {env_id} {reason}; {hint}") from None

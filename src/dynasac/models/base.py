@@ -1,0 +1,171 @@
+"""The model contract: what planning asks of dynamics, and the class people write their physics in."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ..errors import UsageError
+
+
+class ModelStep(eqx.Module):
+    """What a model predicts for one step."""
+
+    next_observation: Float[Array, " observation"]
+    """in the environment's own units"""
+    reward: Float[Array, ""]
+    """in the environment's own unit"""
+    terminated: Bool[Array, ""]
+    """whether the state reached is terminal; truncation is not the model's business"""
+
+
+class DynamicsModel(eqx.Module):
+    """What planning sees of a model: where episodes begin, one step, and what can be observed.
+
+    Models are pytrees of arrays and pure methods over single, unbatched states; planning compiles,
+    batches and differentiates them as they are.
+    """
+
+    @abc.abstractmethod
+    def initial_observation(self, key: PRNGKeyArray) -> Float[Array, " observation"]:
+        """Draw what is observed after a reset, in the environment's units. Consumes `key`."""
+
+    @abc.abstractmethod
+    def step(
+        self,
+        observation: Float[Array, " observation"],
+        action: Float[Array, " action"],
+        key: PRNGKeyArray,
+    ) -> ModelStep:
+        """Predict one step; action in the environment's own unit. Consumes `key`."""
+
+    @abc.abstractmethod
+    def project(
+        self, observation: Float[Array, " observation"]
+    ) -> Float[Array, " observation"]:
+        """The possible observation nearest to any vector of the observation space.
+
+        A random (cos, sin) pair lies off the unit circle: this puts it on.
+        """
+
+
+class PhysicsModel(DynamicsModel):
+    """Known physics. Write one small class, with the method names of Gymnasium's `FuncEnv`.
+
+    Float fields are the physical parameters; give each a unit. Methods take and return JAX arrays,
+    so write them with `jax.numpy`. `initial`, `transition` and `reward` are required; the others
+    have defaults for systems whose observation is the state and which never end.
+
+        class Cart(PhysicsModel):
+            mass: float = 1.0  # kg
+
+            def initial(self, key):
+                return jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+
+            def transition(self, state, action):
+                position, velocity = state
+                velocity = velocity + 0.05 * action[0] / self.mass
+                return jnp.array([position + 0.05 * velocity, velocity])
+
+            def reward(self, state, action, next_state):
+                return -(state @ state)
+    """
+
+    @abc.abstractmethod
+    def initial(self, key: PRNGKeyArray) -> Array:
+        """Draw a state from the reset distribution. Consumes `key`."""
+
+    @abc.abstractmethod
+    def transition(self, state: Array, action: Array) -> Array:
+        """The next state. The action comes in the environment's own unit, within its bounds."""
+
+    @abc.abstractmethod
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        """The reward of a step."""
+
+    def observation(self, state: Array) -> Array:
+        """What the environment shows of a state; the state itself unless written otherwise."""
+        return state
+
+    def state(self, observation: Array) -> Array:
+        """The inverse of `observation`; the observation itself unless written otherwise."""
+        return observation
+
+    def terminal(self, state: Array) -> Array:
+        """Whether the episode ends in this state; never unless written otherwise."""
+        del state
+        return jnp.zeros((), bool)
+
+    def initial_observation(self, key: PRNGKeyArray) -> Array:
+        return jnp.asarray(self.observation(self.initial(key)), jnp.float32)
+
+    def step(self, observation: Array, action: Array, key: PRNGKeyArray) -> ModelStep:
+        del key
+        state = self.state(observation)
+        next_state = self.transition(state, action)
+        return ModelStep(
+            next_observation=jnp.asarray(self.observation(next_state), jnp.float32),
+            reward=jnp.asarray(self.reward(state, action, next_state), jnp.float32).reshape(()),
+            terminated=jnp.asarray(self.terminal(next_state), bool).reshape(()),
+        )
+
+    def project(self, observation: Array) -> Array:
+        return jnp.asarray(self.observation(self.state(observation)), jnp.float32)
+
+
+def check_contract(model: DynamicsModel, observation_size: int, action_size: int) -> None:
+    """Trace every method of a model once, without running it, and compare the shapes.
+
+    Raises:
+        UsageError: naming the method, what it returned and what to write instead.
+    """
+    import jax
+
+    name = type(model).__name__
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def traced(method, *arguments):
+        try:
+            return eqx.filter_eval_shape(getattr(model, method), *arguments)
+        except jax.errors.TracerArrayConversionError:
+            raise UsageError(
+                f"{name}.{method} uses NumPy or Python functions on its arguments; write it with "
+                "jax.numpy, so that it can be compiled"
+            ) from None
+        except jax.errors.ConcretizationTypeError:
+            raise UsageError(
+                f"{name}.{method} branches on a value (if, and, or, float()); write it with "
+                "jnp.where, so that it can be compiled"
+            ) from None
+        except UsageError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise UsageError(f"{name}.{method} does not run: {reason}") from None
+
+    def expect(method, result, shape, hint=""):
+        found = getattr(result, "shape", None) if not isinstance(result, tuple | list) else "a tuple"
+        if found == shape or (shape == () and found in ((), (1,))):
+            return
+        wanted = f"shape {shape}" if shape else "a single number"
+        raise UsageError(
+            f"{name}.{method} returns {f'shape {found}' if isinstance(found, tuple) else result}, "
+            f"not {wanted}{hint}"
+        )
+
+    action = jax.ShapeDtypeStruct((action_size,), jnp.float32)
+    observation = jax.ShapeDtypeStruct((observation_size,), jnp.float32)
+    if isinstance(model, PhysicsModel):
+        state = traced("initial", key)
+        if getattr(state, "shape", None) is None:
+            raise UsageError(f"{name}.initial must return one array (use jnp.array), not {state}")
+        hint = "; the state must be recoverable: write state(self, observation) for this model"
+        expect("observation", traced("observation", state), (observation_size,))
+        expect("state", traced("state", observation), state.shape, hint)
+        expect("transition", traced("transition", state, action), state.shape)
+        expect("reward", traced("reward", state, action, state), ())
+        expect("terminal", traced("terminal", state), ())
+    expect("initial_observation", traced("initial_observation", key), (observation_size,))
+    step = traced("step", observation, action, key)
+    expect("step", step.next_observation, (observation_size,))

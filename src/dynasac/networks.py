@@ -1,0 +1,117 @@
+"""The two networks of Soft Actor-Critic: a squashed-Gaussian actor and an ensemble of critics."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+class Perceptron(eqx.Module):
+    """Fully connected layers over batches: `activation` between them, none after the last."""
+
+    weights: list[Float[Array, "inputs outputs"]]
+    biases: list[Float[Array, " outputs"]]
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        activation: str,
+        output_scale: float,
+        rng: np.random.Generator,
+    ):
+        """He initialisation for the hidden layers, LeCun times `output_scale` for the last.
+
+        Drawn on the host: compiling the draws would take longer than training with them.
+        """
+        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        gains = [2.0**0.5] * (len(shapes) - 1) + [output_scale]
+        self.weights = [
+            jnp.asarray(rng.normal(0.0, gain / shape[0] ** 0.5, shape), jnp.float32)
+            for gain, shape in zip(gains, shapes, strict=True)
+        ]
+        self.biases = [jnp.asarray(np.zeros(outputs, np.float32)) for _, outputs in shapes]
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = ACTIVATIONS[self.activation](x @ weight + bias)
+        return x @ self.weights[-1] + self.biases[-1]
+
+
+class Actor(eqx.Module):
+    """π(a|s): a Gaussian squashed into [-1, 1] by tanh (Haarnoja et al. 2018, appendix C)."""
+
+    body: Perceptron
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: tuple[int, ...],
+        activation: str,
+        rng: np.random.Generator,
+    ):
+        """A policy that starts near the middle of the action range."""
+        sizes = (observation_size, *hidden, 2 * action_size)
+        self.body = Perceptron(sizes, activation, output_scale=0.1, rng=rng)
+
+    def gaussian(
+        self, x: Float[Array, "*batch observation"]
+    ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch action"]]:
+        """Mean and log standard deviation before squashing, for scaled observations."""
+        mean, raw = jnp.split(self.body(x), 2, axis=-1)
+        span = (LOG_STD_MAX - LOG_STD_MIN) / 2
+        return mean, LOG_STD_MIN + span * (jnp.tanh(raw) + 1)
+
+    def mode(self, x: Float[Array, "*batch observation"]) -> Float[Array, "*batch action"]:
+        """The deterministic policy: the squashed mean, in [-1, 1]."""
+        return jnp.tanh(self.gaussian(x)[0])
+
+    def sample(
+        self, x: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch"]]:
+        """An action in [-1, 1] and its log-probability, tanh's Jacobian included.
+
+        Consumes `key`.
+        """
+        mean, log_std = self.gaussian(x)
+        noise = jax.random.normal(key, mean.shape)
+        u = mean + jnp.exp(log_std) * noise
+        gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
+        # log(1 - tanh(u)²), in the form that does not underflow
+        jacobian = 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))
+        return jnp.tanh(u), (gaussian - jacobian).sum(-1)
+
+
+class Critics(eqx.Module):
+    """Qᵢ(s, a): an ensemble of networks that start from different weights."""
+
+    members: Perceptron
+    """every array with a leading axis of one row a member"""
+
+    def __init__(
+        self,
+        count: int,
+        observation_size: int,
+        action_size: int,
+        hidden: tuple[int, ...],
+        activation: str,
+        rng: np.random.Generator,
+    ):
+        sizes = (observation_size + action_size, *hidden, 1)
+        members = [Perceptron(sizes, activation, output_scale=1.0, rng=rng) for _ in range(count)]
+        self.members = jax.tree.map(lambda *rows: jnp.asarray(np.stack(rows)), *members)
+
+    def __call__(
+        self, x: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
+    ) -> Float[Array, "members *batch"]:
+        """The value of an action in [-1, 1], by each member, in the learner's unit of return."""
+        inputs = jnp.concatenate([x, action], axis=-1)
+        return eqx.filter_vmap(lambda member: member(inputs)[..., 0])(self.members)

@@ -1,0 +1,353 @@
+"""Planning: synthetic transitions from a model under the current policy, and updates on them.
+
+`plan` is Dyna's inner loop (Sutton & Barto, section 8.2) with Soft Actor-Critic as the learner. It
+compiles into one program: start states, rollouts, losses and optimisers, with nothing on the host
+in between and no recompilation when a count or a share changes.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from . import replay as replay_module
+from . import sac
+from .errors import UsageError
+from .models import DynamicsModel
+from .networks import Actor
+from .replay import ReplayState
+from .sac import SACConfig, SACState
+from .spaces import Box, Spaces
+from .types import Transition
+
+
+@dataclass(frozen=True)
+class StartWeights:
+    """Where rollouts begin: weights of a mixture, in any unit."""
+
+    replay: float = 0.0
+    """observations of real transitions; passed over while there are none"""
+    reset: float = 0.0
+    """the model's reset distribution"""
+    space: float = 1.0
+    """anywhere in the observation space"""
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """How synthetic transitions are made and used."""
+
+    first_updates: int = 4000
+    """gradient updates before the first real episode"""
+    updates: int = 1000
+    """gradient updates after each real episode"""
+    starts: StartWeights = StartWeights()
+    """where rollouts begin"""
+    horizon: int = 1
+    """k: steps of a rollout, fewer where it terminates"""
+    exploration: float = 0.5
+    """share of rollouts whose first action is drawn uniformly, not from the policy"""
+    real_fraction: float = 0.1
+    """share of real transitions in a batch, once there are any"""
+    stored_transitions: int = 0
+    """synthetic transitions written to the replay after each real episode, as the seed document
+    does; the updates then draw from the replay alone. 0: fresh ones for every update"""
+
+
+def start_observations(
+    model: DynamicsModel,
+    replay: ReplayState,
+    weights: StartWeights,
+    space: Box,
+    count: int,
+    key: PRNGKeyArray,
+) -> Float[Array, "count observation"]:
+    """Draw the observations that rollouts begin from. Consumes `key`."""
+    kind_key, replay_key, reset_key, space_key = jax.random.split(key, 4)
+    sources = []
+    if weights.replay > 0:
+        rows = replay_module.sample(replay, replay_key, count).observation
+        sources.append((jnp.where(replay.size > 0, weights.replay, 0.0), rows))
+    if weights.reset > 0 or not weights.space > 0:
+        rows = jax.vmap(model.initial_observation)(jax.random.split(reset_key, count))
+        # with replay alone, the first plan begins where episodes do
+        weight = jnp.where(replay.size > 0, weights.reset, max(weights.reset, 1e-6))
+        sources.append((weight, rows))
+    if weights.space > 0:
+        unit = jax.random.uniform(space_key, (count, space.size), minval=-1.0)
+        sources.append((jnp.asarray(weights.space), jax.vmap(model.project)(space.from_unit(unit))))
+    if len(sources) == 1:
+        return sources[0][1]
+    logits = jnp.log(jnp.stack([weight for weight, _ in sources]))
+    kind = jax.random.categorical(kind_key, logits, shape=(count,))
+    return jnp.stack([rows for _, rows in sources])[kind, jnp.arange(count)]
+
+
+def rollout(
+    model: DynamicsModel,
+    actor: Actor,
+    starts: Float[Array, "count observation"],
+    horizon: int,
+    exploration: float,
+    spaces: Spaces,
+    key: PRNGKeyArray,
+) -> tuple[Transition, Bool[Array, "horizon count"]]:
+    """Follow the policy through the model for `horizon` steps, or until termination.
+
+    Returns the transitions, with leading axes [horizon, count], and which of them happened: rows
+    after a termination did not. The first action of a share `exploration` of the rollouts is
+    uniform. Consumes `key`.
+    """
+    count = starts.shape[0]
+
+    def step(carry, inputs):
+        observation, alive = carry
+        key, explore = inputs
+        policy_key, uniform_key, choice_key, model_key = jax.random.split(key, 4)
+        action, _ = actor.sample(spaces.observation.to_unit(observation), policy_key)
+        uniform = jax.random.uniform(uniform_key, action.shape, minval=-1.0)
+        chosen = jax.random.uniform(choice_key, (count, 1)) < explore
+        action = jnp.where(chosen, uniform, action)
+        result = jax.vmap(model.step)(
+            observation, spaces.action.from_unit(action), jax.random.split(model_key, count)
+        )
+        transition = Transition(
+            observation, action, result.reward, result.next_observation, result.terminated
+        )
+        return (result.next_observation, alive & ~result.terminated), (transition, alive)
+
+    explore = jnp.where(jnp.arange(horizon) == 0, exploration, 0.0)
+    carry = (starts, jnp.ones(count, bool))
+    _, (transitions, happened) = jax.lax.scan(
+        step, carry, (jax.random.split(key, horizon), explore)
+    )
+    return transitions, happened
+
+
+def synthetic_batch(
+    state: SACState,
+    model: DynamicsModel,
+    replay: ReplayState,
+    count: int,
+    config: PlanningConfig,
+    spaces: Spaces,
+    key: PRNGKeyArray,
+) -> tuple[Transition, Bool[Array, " count"]]:
+    """`count` synthetic transitions under the current policy, and which of them happened.
+
+    Consumes `key`.
+    """
+    start_key, rollout_key = jax.random.split(key)
+    rollouts = -(-count // config.horizon)
+    starts = start_observations(
+        model, replay, config.starts, spaces.observation, rollouts, start_key
+    )
+    transitions, happened = rollout(
+        model, state.actor, starts, config.horizon, config.exploration, spaces, rollout_key
+    )
+    return jax.tree.map(
+        lambda rows: rows.reshape(-1, *rows.shape[2:])[:count], (transitions, happened)
+    )
+
+
+def mixed_batch(
+    state: SACState,
+    model: DynamicsModel | None,
+    replay: ReplayState,
+    real_fraction: Float[Array, ""],
+    sac_config: SACConfig,
+    config: PlanningConfig,
+    spaces: Spaces,
+    key: PRNGKeyArray,
+) -> tuple[Transition, Bool[Array, " batch"], Int[Array, ""]]:
+    """A batch for one update: real rows first, synthetic ones behind; real alone without a model.
+
+    Returns the transitions, which of them count, and how many of those are synthetic.
+    Consumes `key`.
+    """
+    real_key, synthetic_key = jax.random.split(key)
+    count = sac_config.batch_size
+    real = replay_module.sample(replay, real_key, count)
+    is_real = jnp.arange(count) < jnp.where(replay.size > 0, real_fraction * count, 0.0)
+    if model is None:
+        return real, jnp.ones(count, bool), jnp.zeros((), jnp.int32)
+    synthetic, happened = synthetic_batch(
+        state, model, replay, count, config, spaces, synthetic_key
+    )
+
+    def choose(a, b):
+        return jnp.where(is_real.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    used = happened & ~is_real
+    return jax.tree.map(choose, real, synthetic), is_real | used, used.sum(dtype=jnp.int32)
+
+
+def annealed(sac_config: SACConfig, progress: Float[Array, ""]) -> Float[Array, ""]:
+    """The learning rate after a share `progress` of a phase: half a cosine."""
+    peak, last = sac_config.learning_rate, sac_config.final_learning_rate
+    return last + (peak - last) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+@eqx.filter_jit
+def plan(
+    state: SACState,
+    model: DynamicsModel | None,
+    replay: ReplayState,
+    real_fraction: Float[Array, ""],
+    span: tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]],
+    sac_config: SACConfig,
+    config: PlanningConfig,
+    spaces: Spaces,
+    key: PRNGKeyArray,
+) -> tuple[SACState, sac.Metrics, Int[Array, ""]]:
+    """Updates `first` to `last` of a phase of `total`, each on a batch of its own.
+
+    Arguments:
+        model: where synthetic transitions come from; None for updates on the replay alone.
+        span: (first, last, total). The learning rate follows update / total; with a total of 0 it
+            is the final one. All three may change without recompilation.
+        key: of the phase; update i folds i into it, so that a phase cut in pieces is the same phase.
+
+    Returns the learner, the means of the updates' metrics, and how many synthetic transitions were
+    made and used.
+    """
+    first, last, total = span
+
+    def one_update(index, carry):
+        state, sums, synthetic = carry
+        batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
+        batch, valid, used = mixed_batch(
+            state, model, replay, real_fraction, sac_config, config, spaces, batch_key
+        )
+        rate = annealed(sac_config, jnp.where(total > 0, index / jnp.maximum(total, 1), 1.0))
+        state, metrics = sac.update(state, batch, valid, rate, sac_config, spaces, update_key)
+        return state, jax.tree.map(jnp.add, sums, metrics), synthetic + used
+
+    zeros = sac.Metrics(*[jnp.zeros(())] * len(dataclasses.fields(sac.Metrics)))
+    carry = (state, zeros, jnp.zeros((), jnp.int32))
+    state, sums, synthetic = jax.lax.fori_loop(first, last, one_update, carry)
+    means = jax.tree.map(lambda sum: sum / jnp.maximum(last - first, 1), sums)
+    return state, means, synthetic
+
+
+@eqx.filter_jit
+def store_synthetic(
+    state: SACState,
+    model: DynamicsModel,
+    replay: ReplayState,
+    config: PlanningConfig,
+    spaces: Spaces,
+    key: PRNGKeyArray,
+) -> tuple[ReplayState, Int[Array, ""]]:
+    """Write `config.stored_transitions` synthetic transitions to the replay, the seed's way.
+
+    Returns the replay and how many happened and were written. Consumes `key`.
+    """
+    rows, happened = synthetic_batch(
+        state, model, replay, config.stored_transitions, config, spaces, key
+    )
+    return replay_module.add(replay, rows, happened), happened.sum()
+
+
+LOOKAHEAD_CANDIDATES = 64
+
+
+def action_values(
+    state: SACState,
+    model: DynamicsModel,
+    observation: Float[Array, " observation"],
+    actions: Float[Array, "count action"],
+    sac_config: SACConfig,
+    spaces: Spaces,
+) -> Float[Array, " count"]:
+    """r + γ V(s') of each action in [-1, 1] by the model, V by the policy and the target critics."""
+    step = jax.vmap(model.step, in_axes=(None, 0, None))
+    key = jax.random.key(0)
+    result = step(observation, spaces.action.from_unit(actions), key)
+    x = spaces.observation.to_unit(result.next_observation)
+    value = sac.reduced(state.target_critics(x, state.averaged_actor.mode(x)), sac_config)
+    reached = Transition(
+        observation, actions, result.reward, result.next_observation, result.terminated
+    )
+    return sac.td_target(reached, value, sac_config)
+
+
+@eqx.filter_jit
+def lookahead_action(
+    state: SACState,
+    model: DynamicsModel,
+    observations: Float[Array, "batch observation"],
+    sac_config: SACConfig,
+    spaces: Spaces,
+) -> Float[Array, "batch action"]:
+    """The best of many actions one step ahead in the model, in the environment's units.
+
+    The candidates are the policy's own action and points that fill the action box evenly (a Halton
+    sequence, ends included for a single dimension).
+    """
+    size = spaces.action.size
+    if size == 1:
+        grid = np.linspace(-1, 1, LOOKAHEAD_CANDIDATES)[:, None]
+    else:
+        halton = scipy.stats.qmc.Halton(size, scramble=False)
+        grid = 2 * halton.random(LOOKAHEAD_CANDIDATES * size) - 1
+
+    def best(observation):
+        own = state.averaged_actor.mode(spaces.observation.to_unit(observation))
+        candidates = jnp.concatenate([own[None], jnp.asarray(grid, jnp.float32)])
+        values = action_values(state, model, observation, candidates, sac_config, spaces)
+        return spaces.action.from_unit(candidates[jnp.argmax(values)])
+
+    return jax.vmap(best)(observations)
+
+
+def visited_box(
+    model: DynamicsModel, spaces: Spaces, key: PRNGKeyArray, rollouts: int = 64
+) -> Spaces:
+    """Measure the components that the environment leaves unbounded, by random actions in the model.
+
+    They get the range that `rollouts` episodes of random actions visit, widened by half.
+    Consumes `key`.
+    """
+    if all(spaces.bounded):
+        return spaces
+
+    @eqx.filter_jit
+    def ranges(model, key):
+        start_key, steps_key = jax.random.split(key)
+        starts = jax.vmap(model.initial_observation)(jax.random.split(start_key, rollouts))
+
+        def step(carry, key):
+            observation, low, high = carry
+            action_key, model_key = jax.random.split(key)
+            unit = jax.random.uniform(action_key, (rollouts, spaces.action.size), minval=-1.0)
+            result = jax.vmap(model.step)(
+                observation, spaces.action.from_unit(unit), jax.random.split(model_key, rollouts)
+            )
+            reached = jnp.where(result.terminated[:, None], starts, result.next_observation)
+            seen = result.next_observation
+            return (reached, jnp.minimum(low, seen.min(0)), jnp.maximum(high, seen.max(0))), None
+
+        carry = (starts, starts.min(0), starts.max(0))
+        return jax.lax.scan(
+            step, carry, jax.random.split(steps_key, spaces.episode_steps)
+        )[0][1:]
+
+    low, high = (np.asarray(a) for a in ranges(model, key))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise UsageError(
+            f"{type(model).__name__}.step returns numbers that are not finite under random actions"
+        )
+    margin = np.maximum((high - low) / 4, 1e-3)
+    bounded = np.asarray(spaces.bounded)
+    box = spaces.observation
+    measured = Box(
+        jnp.asarray(np.where(bounded, box.low, low - margin), jnp.float32),
+        jnp.asarray(np.where(bounded, box.high, high + margin), jnp.float32),
+    )
+    return spaces._replace(observation=measured)

@@ -1,0 +1,170 @@
+"""Complete settings under a name."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from .errors import UsageError
+from .planning import PlanningConfig, StartWeights
+from .sac import SACConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of the algorithm."""
+
+    sac: SACConfig = SACConfig()
+    planning: PlanningConfig = PlanningConfig()
+    real_episodes: int = 0
+    """episodes collected in the real environment"""
+    replay_capacity: int = 100_000
+    """transitions kept"""
+    updates_per_real_step: int = 1
+    """gradient updates on replayed transitions at each step in the real environment"""
+    random_steps: int = 0
+    """real steps with uniform actions, and no updates, before the policy takes over"""
+
+
+MODEL_FREE_SAC = SACConfig(
+    hidden=(256, 256),
+    activation="relu",
+    learning_rate=3e-4,
+    final_learning_rate=3e-4,
+    target_rate=0.005,
+    critic_reduction="min",
+    entropy_in_target=True,
+    target_entropy=-1.0,
+    initial_temperature=1.0,
+    reward_scale=1.0,
+)
+"""The settings of the SAC paper, which stable-baselines3 uses as its defaults."""
+
+SEED = Config(
+    sac=MODEL_FREE_SAC,
+    planning=PlanningConfig(
+        first_updates=0,
+        updates=200,
+        starts=StartWeights(reset=1.0, space=0.0),
+        horizon=1,
+        exploration=0.0,
+        real_fraction=1.0,
+        stored_transitions=100,
+    ),
+    real_episodes=20,
+    replay_capacity=10_000,
+    updates_per_real_step=2,
+)
+"""The seed document step for step: 20 real episodes with 2 updates a step, then after each 100
+one-step synthetic transitions from reset states into the same replay and 100 times 2 updates.
+Actions in the replay are in [-1, 1], as the learner's are; the document's notebook adds synthetic
+ones in ±2."""
+
+DEFAULT = Config()
+"""The best we can make it."""
+
+MODEL_FREE = Config(
+    sac=dataclasses.replace(MODEL_FREE_SAC, learning_rate=1e-3, final_learning_rate=1e-3),
+    planning=PlanningConfig(first_updates=0, updates=0),
+    real_episodes=25,
+    random_steps=100,
+)
+"""Plain SAC, for `--model none`."""
+
+PRESETS = {"default": DEFAULT, "seed": SEED}
+
+
+def preset(name: str, with_model: bool = True) -> Config:
+    """The settings of a preset; without a model, those of plain SAC.
+
+    The seed's own settings without a model are its 40-episode comparison.
+    """
+    if with_model:
+        return PRESETS[name]
+    if name == "seed":
+        without = dataclasses.replace(SEED.planning, updates=0, stored_transitions=0)
+        return dataclasses.replace(SEED, planning=without, real_episodes=40)
+    return MODEL_FREE
+
+
+def with_real_episodes(config: Config, count: int) -> Config:
+    """The same settings for another number of real episodes."""
+    return dataclasses.replace(config, real_episodes=count)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        UsageError: naming the setting and what it may be.
+    """
+    planning, learner = config.planning, config.sac
+    whole = {
+        "real-episodes": (config.real_episodes, 0),
+        "replay-capacity": (config.replay_capacity, 1),
+        "updates-per-real-step": (config.updates_per_real_step, 0),
+        "random-steps": (config.random_steps, 0),
+        "planning.first-updates": (planning.first_updates, 0),
+        "planning.updates": (planning.updates, 0),
+        "planning.horizon": (planning.horizon, 1),
+        "planning.stored-transitions": (planning.stored_transitions, 0),
+        "sac.batch-size": (learner.batch_size, 1),
+    }
+    for name, (value, least) in whole.items():
+        if value < least:
+            raise UsageError(f"--{name} {value}: must be at least {least}")
+    shares = {
+        "planning.real-fraction": planning.real_fraction,
+        "planning.exploration": planning.exploration,
+        "sac.discount": learner.discount,
+        "sac.target-rate": learner.target_rate,
+    }
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"--{name} {value}: must be from 0 to 1")
+    positive = {
+        "sac.learning-rate": learner.learning_rate,
+        "sac.final-learning-rate": learner.final_learning_rate,
+        "sac.initial-temperature": learner.initial_temperature,
+        "sac.reward-scale": learner.reward_scale,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise UsageError(f"--{name} {value}: must be more than 0")
+    starts = planning.starts
+    weights = (starts.replay, starts.reset, starts.space)
+    if min(weights) < 0 or sum(weights) == 0:
+        raise UsageError(f"--planning.starts.* {weights}: weights of at least 0, not all of them 0")
+    if not learner.hidden or min(learner.hidden) < 1:
+        raise UsageError(f"--sac.hidden {learner.hidden}: one number of units for each layer")
+    if planning.horizon > learner.batch_size:
+        raise UsageError(
+            f"--planning.horizon {planning.horizon}: at most the batch of {learner.batch_size}"
+        )
+    if planning.stored_transitions > config.replay_capacity:
+        raise UsageError(
+            f"--planning.stored-transitions {planning.stored_transitions}: more than the replay "
+            f"holds ({config.replay_capacity})"
+        )
+
+
+def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
+    """Settings from what JSON holds of them; the inverse of `dataclasses.asdict`.
+
+    Raises:
+        UsageError: a setting is unknown, missing or of another type.
+    """
+    hints = get_type_hints(kind)
+    if not isinstance(content, dict) or set(content) != set(hints):
+        raise UsageError(f"the saved {kind.__name__} does not have the settings of this version")
+    values = {}
+    for name, value in content.items():
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = from_plain(value, hints[name])
+            continue
+        like = getattr(kind(), name)
+        value = tuple(value) if isinstance(value, list) else value
+        number = isinstance(like, float) and type(value) in (int, float)
+        if not number and type(value) is not type(like):
+            raise UsageError(f"the saved setting {name} is {value!r}, not like {like!r}")
+        values[name] = value
+    return kind(**values)

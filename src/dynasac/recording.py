@@ -1,0 +1,188 @@
+"""A training that leaves a run directory: evaluation, metrics, checkpoints and the summary."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from . import evaluation, presets
+from .agent import DynaSAC
+from .checkpoint import read_json
+from .errors import UsageError
+from .evaluation import Evaluation
+from .runs import CompileClock, Run, plain
+from .training import TrainingState
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal at a point where it can be gone on from."""
+
+
+class Recorder:
+    """An observer that evaluates and writes after each real episode, and stops when asked to."""
+
+    def __init__(self, agent: DynaSAC, run: Run, episodes: int):
+        self._agent, self._run, self._episodes = agent, run, episodes
+        self.stop = False
+        self.last: Evaluation | None = None
+
+    def progress(self, state: TrainingState, message: str) -> None:
+        if self.stop:
+            raise Interrupted
+
+    def episode(self, state: TrainingState) -> None:
+        counts = state.counts
+        self.last = self._agent.evaluate(self._episodes)
+        self._run.append(
+            {
+                "real_episodes": counts.real_episodes,
+                "real_steps": counts.real_steps,
+                "synthetic_transitions": counts.synthetic_transitions,
+                "gradient_updates": counts.gradient_updates,
+                "train_return": state.train_return if counts.real_episodes else None,
+                "eval_mean_return": self.last.mean_return,
+                "eval_regret": evaluation.regret(self._agent.env_id, self.last),
+                "model_error": None,
+                "adapt_rung": "none" if self._agent.model is None else "exact",
+            }
+        )
+        self.save()
+
+    def save(self) -> None:
+        self._agent.save_checkpoint(self._run.directory / "checkpoints")
+        self._agent.save(self._run.directory / "policy")
+
+
+def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool) -> Evaluation:
+    """Train as the agent's settings say, and leave `run` complete.
+
+    Raises:
+        Interrupted: by Ctrl-C or SIGTERM; what was learned so far is in `run`.
+    """
+    clock = CompileClock()
+    recorder = Recorder(agent, run, episodes)
+    with _stopping(recorder):
+        try:
+            agent.learn(
+                real_episodes=agent.config.real_episodes,
+                progress_bar=progress_bar,
+                observer=recorder,
+            )
+        except Interrupted:
+            recorder.save()
+            raise
+        finally:
+            run.close()
+    measured = recorder.last or agent.evaluate(episodes)
+    counts = agent.state.counts
+    run.write_summary(
+        {
+            "env_id": agent.env_id,
+            "seed": agent.seed,
+            "real_episodes": counts.real_episodes,
+            "real_steps": counts.real_steps,
+            "synthetic_transitions": counts.synthetic_transitions,
+            "gradient_updates": counts.gradient_updates,
+            "wall_seconds": run.wall_seconds,
+            "compile_seconds": clock.seconds,
+            "evaluation": measured.summary(),
+            "model": describe_model(agent),
+        }
+    )
+    return measured
+
+
+def describe_model(agent: DynaSAC) -> dict:
+    """Name and parameters of the agent's model, as JSON holds them."""
+    if agent.model is None:
+        return {"name": "none", "rung": "none", "parameters": {}, "error": None}
+    leaves = jax.tree_util.tree_flatten_with_path(agent.model)[0]
+    parameters = {
+        jax.tree_util.keystr(path).lstrip("."): float(leaf)
+        for path, leaf in leaves
+        if np.ndim(leaf) == 0
+    }
+    name = type(agent.model).__name__
+    return {"name": name, "rung": "exact", "parameters": parameters, "error": None}
+
+
+def asked_for(agent: DynaSAC, model: str, preset: str) -> dict:
+    """What config.json holds of a training."""
+    return {
+        "env_id": agent.env_id,
+        "model": model,
+        "preset": preset,
+        "seed": agent.seed,
+        "settings": plain(agent.config),
+    }
+
+
+def load_run(
+    directory: Path, env_id: str | None = None, model: str | None = None
+) -> tuple[DynaSAC, dict]:
+    """The trained agent of a run directory, and what its config.json says.
+
+    Arguments:
+        env_id: needed where the run's environment comes from a module of one's own, since nothing
+            named in a file is imported.
+        model: likewise for a model from a file; None for the known physics, if there is any.
+
+    Raises:
+        UsageError: this is no run directory, or it is damaged.
+    """
+    if not (directory / "config.json").exists():
+        raise UsageError(f"{directory} is not a run directory: it has no config.json")
+    asked = read_json(directory / "config.json")
+    written = asked.get("env_id")
+    if env_id is None and (not isinstance(written, str) or written not in evaluation.registered()):
+        raise UsageError(
+            f"the run's environment {written!r} does not come with Gymnasium: name it with "
+            "--env MODULE:ID"
+        )
+    if not (directory / "policy").exists():
+        raise UsageError(f"{directory} holds no policy yet; go on with its training by --resume")
+    return DynaSAC.load(directory / "policy", env_id or str(written), model), asked
+
+
+def resume(directory: Path, env_id: str, model: str, real_episodes: int) -> tuple[DynaSAC, Run]:
+    """The agent of a run that was interrupted, as it was at its last checkpoint.
+
+    Raises:
+        UsageError: there is nothing to go on from.
+    """
+    asked = read_json(directory / "config.json")
+    if asked.get("model") != model:
+        raise UsageError(f"the run in {directory} has --model {asked.get('model')}, not {model}")
+    config = presets.from_plain(asked.get("settings", {}))
+    config = presets.with_real_episodes(config, max(real_episodes, config.real_episodes))
+    agent = DynaSAC(env_id, model, config, int(asked.get("seed", 0)))
+    if asked.get("env_id") != agent.env_id:
+        raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
+    if (directory / "checkpoints" / "state.json").exists():
+        agent.load_checkpoint(directory / "checkpoints")
+    return agent, Run.resume(directory)
+
+
+@contextmanager
+def _stopping(recorder: Recorder) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into a stop at the next safe point; a second one is blunt."""
+    earlier = {}
+
+    def ask(number, frame):
+        del frame
+        recorder.stop = True
+        signal.signal(number, earlier[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            earlier[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,75 @@
+"""Replay: a ring of transitions, as an immutable pytree and three pure functions."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from .types import Transition
+
+
+class ReplayState(eqx.Module):
+    """The last `capacity` transitions, in the order in which they overwrite each other."""
+
+    transitions: Transition
+    """every field with a leading axis of `capacity` rows; rows from `size` on mean nothing"""
+    position: Int[Array, ""]
+    """the row that is written next"""
+    size: Int[Array, ""]
+    """how many rows hold something"""
+
+    @property
+    def capacity(self) -> int:
+        return self.transitions.reward.shape[0]
+
+
+def create(capacity: int, observation_size: int, action_size: int) -> ReplayState:
+    """An empty replay; all of its memory is allocated here."""
+
+    def zeros(*shape: int) -> Array:
+        return jnp.asarray(np.zeros(shape, np.float32))
+
+    return ReplayState(
+        transitions=Transition(
+            observation=zeros(capacity, observation_size),
+            action=zeros(capacity, action_size),
+            reward=zeros(capacity),
+            next_observation=zeros(capacity, observation_size),
+            terminated=jnp.asarray(np.zeros(capacity, bool)),
+        ),
+        position=jnp.asarray(np.int32(0)),
+        size=jnp.asarray(np.int32(0)),
+    )
+
+
+def add(replay: ReplayState, rows: Transition, keep: Array | None = None) -> ReplayState:
+    """Write a batch of rows, the oldest rows giving way.
+
+    Arguments:
+        rows: a batch along one leading axis, no longer than the capacity.
+        keep: which of the rows to write, Bool[rows]; all of them if None.
+    """
+    count = rows.reward.shape[0]
+    if count > replay.capacity:
+        raise ValueError(f"{count} rows do not fit a replay of {replay.capacity}")
+    keep = jnp.ones(count, bool) if keep is None else keep
+    order = jnp.cumsum(keep) - 1
+    index = jnp.where(keep, (replay.position + order) % replay.capacity, replay.capacity)
+    written = keep.sum(dtype=jnp.int32)
+    return ReplayState(
+        transitions=jax.tree.map(
+            lambda ring, new: ring.at[index].set(new, mode="drop"), replay.transitions, rows
+        ),
+        position=(replay.position + written) % replay.capacity,
+        size=jnp.minimum(replay.size + written, replay.capacity),
+    )
+
+
+def sample(replay: ReplayState, key: PRNGKeyArray, count: int) -> Transition:
+    """Draw `count` rows uniformly, with replacement. An empty replay gives rows of zeros.
+
+    Consumes `key`.
+    """
+    index = jax.random.randint(key, (count,), 0, jnp.maximum(replay.size, 1))
+    return jax.tree.map(lambda ring: ring[index], replay.transitions)

@@ -1,0 +1,153 @@
+"""The run directory: plain files, each readable without this program."""
+
+import contextlib
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import math
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import checkpoint
+from .errors import UsageError
+
+METRICS = (
+    "real_episodes",
+    "real_steps",
+    "synthetic_transitions",
+    "gradient_updates",
+    "train_return",
+    "eval_mean_return",
+    "eval_regret",
+    "model_error",
+    "adapt_rung",
+    "wall_seconds",
+)
+
+
+class Run:
+    """One directory that one training writes.
+
+    config.json      what was asked for, versions included
+    metrics.csv      a row for each count of real episodes, 0 included
+    summary.json     what came out
+    checkpoints/     all that is needed to go on
+    policy/          all that is needed to act
+    events.*         the metrics for TensorBoard
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._started = time.perf_counter()
+        self._earlier_seconds = 0.0
+        self._rows: list[dict[str, Any]] = []
+        self._writer = None
+
+    @classmethod
+    def create(cls, directory: Path, config: dict[str, Any]) -> "Run":
+        """Claim a directory that holds nothing yet.
+
+        Raises:
+            UsageError: there is something in it, or it cannot be written.
+        """
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise UsageError(
+                f"{directory} already holds something: choose another --output, or go on with that "
+                "run by --resume"
+            )
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(directory / "config.json", {**config, "versions": versions()})
+        except OSError as error:
+            raise UsageError(f"cannot write to {directory}: {error.strerror}") from None
+        return cls(directory)
+
+    @classmethod
+    def resume(cls, directory: Path) -> "Run":
+        """Open a directory that holds a run, to append to it."""
+        run = cls(directory)
+        run._rows = read_metrics(directory)
+        if run._rows:
+            run._earlier_seconds = float(run._rows[-1]["wall_seconds"])
+        return run
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of training, earlier parts of a resumed run included up to their last row."""
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row to metrics.csv and to TensorBoard; None and NaN are left empty."""
+        filled = {**row, "wall_seconds": round(self.wall_seconds, 3)}
+        clean = {name: "" if _missing(filled.get(name)) else filled[name] for name in METRICS}
+        self._rows.append(clean)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, METRICS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        checkpoint.write_bytes(self.directory / "metrics.csv", text.getvalue().encode())
+        step = int(row["real_steps"])
+        for name, value in filled.items():
+            if isinstance(value, int | float) and not _missing(value):
+                self._tensorboard.add_scalar(f"dynasac/{name}", value, step)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        checkpoint.write_json(self.directory / "summary.json", summary)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def _tensorboard(self):
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.directory), write_to_disk=True)
+        return self._writer
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.csv, as text."""
+    try:
+        with (directory / "metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def versions() -> dict[str, str]:
+    """What this was run with."""
+    packages = ("dynasac", "jax", "equinox", "optax", "gymnasium", "numpy")
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return {"python": platform.python_version(), **found}
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON holds it."""
+    return dataclasses.asdict(config)
+
+
+class CompileClock:
+    """Seconds that JAX spent on tracing and compiling since this was made."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event: str, duration: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))

@@ -1,0 +1,223 @@
+"""Soft Actor-Critic: the losses, and one gradient update.
+
+Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (arXiv:1812.05905), equations by
+their numbers there. Choices on which respected implementations differ are fields of `SACConfig`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .networks import Actor, Critics
+from .spaces import Spaces
+from .types import Transition
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """The learner's settings."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """units in each hidden layer, of actor and critics alike"""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """between layers"""
+    learning_rate: float = 3e-3
+    """of Adam, for actor, critics and temperature"""
+    final_learning_rate: float = 1.5e-4
+    """what a cosine takes it down to over a phase of planning"""
+    batch_size: int = 256
+    """transitions in an update"""
+    discount: float = 0.99
+    """γ"""
+    target_rate: float = 0.1
+    """τ: how far the target critics move towards the critics at each update"""
+    critic_reduction: Literal["min", "mean"] = "mean"
+    """what of the two critics is believed"""
+    entropy_in_target: bool = False
+    """whether values include the entropy to come (soft policy evaluation), as in the paper"""
+    target_entropy: float = -6.0
+    """of the policy, in nats for each action dimension"""
+    initial_temperature: float = 0.1
+    """α at the start"""
+    reward_scale: float = 0.1
+    """rewards are multiplied by this before the learner sees them"""
+
+
+class SACState(eqx.Module):
+    """All that an update changes."""
+
+    actor: Actor
+    critics: Critics
+    target_critics: Critics
+    """an exponential moving average of `critics`, used in targets alone"""
+    log_temperature: Float[Array, ""]
+    actor_moments: optax.OptState
+    critic_moments: optax.OptState
+    temperature_moments: optax.OptState
+    averaged_actor: Actor
+    """an exponential moving average of `actor`: the deterministic policy that is handed out"""
+
+
+class Metrics(eqx.Module):
+    """What one update looked like; each a mean over its batch."""
+
+    critic_loss: Float[Array, ""]
+    actor_loss: Float[Array, ""]
+    temperature: Float[Array, ""]
+    entropy: Float[Array, ""]
+    q_value: Float[Array, ""]
+
+
+AVERAGING_RATE = 0.01
+ADAM = optax.scale_by_adam()
+
+
+def create(config: SACConfig, spaces: Spaces, seed: int) -> SACState:
+    """A learner that knows nothing."""
+    rng = np.random.default_rng(seed)
+    sizes = (spaces.observation.size, spaces.action.size)
+    actor = Actor(*sizes, config.hidden, config.activation, rng)
+    critics = Critics(2, *sizes, config.hidden, config.activation, rng)
+    log_temperature = jnp.asarray(np.log(config.initial_temperature), jnp.float32)
+    return SACState(
+        actor=actor,
+        critics=critics,
+        target_critics=critics,
+        log_temperature=log_temperature,
+        actor_moments=ADAM.init(actor),
+        critic_moments=ADAM.init(critics),
+        temperature_moments=ADAM.init(log_temperature),
+        averaged_actor=actor,
+    )
+
+
+def reduced(q: Float[Array, "members *batch"], config: SACConfig) -> Float[Array, "*batch"]:
+    """What the ensemble says together."""
+    return q.min(axis=0) if config.critic_reduction == "min" else q.mean(axis=0)
+
+
+def next_value(
+    state: SACState, x: Float[Array, "*batch observation"], config: SACConfig, key: PRNGKeyArray
+) -> Float[Array, "*batch"]:
+    """V(s) by the target critics, for scaled observations (eq. 3). Consumes `key`."""
+    action, log_prob = state.actor.sample(x, key)
+    if not config.entropy_in_target:
+        return reduced(state.target_critics(x, state.actor.mode(x)), config)
+    value = reduced(state.target_critics(x, action), config)
+    return value - jnp.exp(state.log_temperature) * log_prob
+
+
+def td_target(
+    batch: Transition, value: Float[Array, "*batch"], config: SACConfig
+) -> Float[Array, "*batch"]:
+    """r + γ V(s'), and r alone where s' is terminal (eq. 5)."""
+    reward = config.reward_scale * batch.reward
+    return reward + config.discount * jnp.where(batch.terminated, 0.0, value)
+
+
+def critic_loss(
+    critics: Critics,
+    x: Float[Array, "batch observation"],
+    action: Float[Array, "batch action"],
+    target: Float[Array, " batch"],
+    valid: Bool[Array, " batch"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Half the squared error, summed over members, meaned over valid rows (eq. 5); and mean Q."""
+    q = critics(x, action)
+    return 0.5 * _mean((q - target) ** 2, valid).sum(), _mean(q, valid).mean()
+
+
+def actor_loss(
+    actor: Actor,
+    critics: Critics,
+    temperature: Float[Array, ""],
+    x: Float[Array, "batch observation"],
+    valid: Bool[Array, " batch"],
+    config: SACConfig,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """α log π(a|s) - Q(s, a) for a reparameterised action (eq. 7); and the entropy.
+
+    Consumes `key`.
+    """
+    action, log_prob = actor.sample(x, key)
+    q = reduced(critics(x, action), config)
+    return _mean(temperature * log_prob - q, valid), -_mean(log_prob, valid)
+
+
+def temperature_loss(
+    log_temperature: Float[Array, ""], entropy: Float[Array, ""], target_entropy: float
+) -> Float[Array, ""]:
+    """α (H(π) - H̄): raises α while the policy has less entropy than asked for (eq. 18)."""
+    return jnp.exp(log_temperature) * (entropy - target_entropy)
+
+
+def update(
+    state: SACState,
+    batch: Transition,
+    valid: Bool[Array, " batch"],
+    learning_rate: Float[Array, ""],
+    config: SACConfig,
+    spaces: Spaces,
+    key: PRNGKeyArray,
+) -> tuple[SACState, Metrics]:
+    """One gradient step of critics, actor and temperature, then of the target critics.
+
+    Arguments:
+        batch: transitions with one leading axis.
+        valid: the rows that count; a rollout that has ended leaves rows that do not.
+        key: consumed.
+    """
+    target_key, actor_key = jax.random.split(key)
+    x = spaces.observation.to_unit(batch.observation)
+    next_x = spaces.observation.to_unit(batch.next_observation)
+    target = td_target(batch, next_value(state, next_x, config, target_key), config)
+
+    (loss, q_value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
+        state.critics, x, batch.action, target, valid
+    )
+    critics, critic_moments = _step(
+        state.critics, gradient, state.critic_moments, learning_rate
+    )
+
+    temperature = jnp.exp(state.log_temperature)
+    (policy_loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
+        state.actor, critics, temperature, x, valid, config, actor_key
+    )
+    actor, actor_moments = _step(state.actor, gradient, state.actor_moments, learning_rate)
+
+    target_entropy = config.target_entropy * batch.action.shape[-1]
+    gradient = jax.grad(temperature_loss)(state.log_temperature, entropy, target_entropy)
+    log_temperature, temperature_moments = _step(
+        state.log_temperature, gradient, state.temperature_moments, learning_rate
+    )
+    return SACState(
+        actor=actor,
+        critics=critics,
+        target_critics=_moved(state.target_critics, critics, config.target_rate),
+        log_temperature=log_temperature,
+        actor_moments=actor_moments,
+        critic_moments=critic_moments,
+        temperature_moments=temperature_moments,
+        averaged_actor=_moved(state.averaged_actor, actor, AVERAGING_RATE),
+    ), Metrics(loss, policy_loss, temperature, entropy, q_value)
+
+
+def _mean(values: Float[Array, "*any batch"], valid: Bool[Array, " batch"]) -> Array:
+    return jnp.where(valid, values, 0.0).sum(-1) / jnp.maximum(valid.sum(), 1)
+
+
+def _step(parameters, gradient, moments, learning_rate):
+    direction, moments = ADAM.update(gradient, moments)
+    return jax.tree.map(lambda p, d: p - learning_rate * d, parameters, direction), moments
+
+
+def _moved(average, current, rate: float):
+    """A step of an exponential moving average towards `current`."""
+    return jax.tree.map(lambda a, c: a + rate * (c - a), average, current)
