@@ -1,4 +1,4 @@
-"""DynaSAC: the whole program as one object, with the methods that stable-baselines3 users expect."""
+"""DynaSAC: the whole program as one object, with the methods stable-baselines3 users expect."""
 
 import json
 from pathlib import Path
@@ -126,14 +126,16 @@ class DynaSAC:
         batch = np.asarray(observation, np.float32)
         size = self.spaces.observation.size
         if batch.shape[-1:] != (size,) or batch.ndim > 2:
-            raise UsageError(f"an observation has shape ({size},) or (n, {size}), not {batch.shape}")
+            raise UsageError(
+                f"an observation has shape ({size},) or (n, {size}), not {batch.shape}"
+            )
         if lookahead not in (0, 1):
             raise UsageError(f"lookahead={lookahead}: 0 and 1 are supported")
-        if lookahead and self.model is None:
-            raise UsageError("lookahead needs a model; this agent has none")
         learner = self.state.sac
-        rows = np.atleast_2d(batch)
+        rows = jnp.asarray(np.atleast_2d(batch))
         if lookahead:
+            if self.model is None:
+                raise UsageError("lookahead needs a model; this agent has none")
             action = planning.lookahead_action(
                 learner, self.model, rows, self.config.sac, self.spaces
             )
@@ -148,7 +150,7 @@ class DynaSAC:
     def evaluate(
         self, episodes: int = 100, first_seed: int = evaluation.FIRST_SEED, lookahead: int = 0
     ) -> evaluation.Evaluation:
-        """The deterministic policy in the real environment; episode k from `reset(seed=first_seed+k)`.
+        """Run the deterministic policy; episode k starts from `reset(seed=first_seed + k)`.
 
         Makes environments of its own where the agent's has an id, so that none is disturbed.
         """
@@ -175,7 +177,7 @@ class DynaSAC:
             "model": type(self.model).__name__ if self.model else "none",
             "config": plain(self.config),
         }
-        checkpoint.save_tree(stem, (self.state.sac, self.spaces), description)
+        checkpoint.save_tree(stem, self._policy_tree(), description)
 
     @classmethod
     def load(
@@ -213,9 +215,13 @@ class DynaSAC:
         written = checkpoint.read_json(folder / "state.json")
         ours = json.loads(json.dumps(plain(self.config)))
         theirs = written.get("config", {})
-        changed = [name for name in ours if ours[name] != theirs.get(name) and name != "real_episodes"]
+        changed = [
+            name for name in ours if ours[name] != theirs.get(name) and name != "real_episodes"
+        ]
         if changed or written.get("seed") != self.seed:
-            raise UsageError(f"the run in {folder.parent} has other settings: {', '.join(changed) or 'seed'}")
+            raise UsageError(
+                f"the run in {folder.parent} has other settings: {', '.join(changed) or 'seed'}"
+            )
         policy, replay, counts, train_return = checkpoint.load_tree(
             folder / "state", self._training_tree()
         )
@@ -227,7 +233,7 @@ class DynaSAC:
         return self.state.sac, self.spaces.observation, self.spaces.action
 
     def _training_tree(self):
-        counts = training.Counts(*(np.array([count]) for count in self.state.counts))
+        counts = np.array(self.state.counts, np.int64)
         return self._policy_tree(), self.state.replay, counts, np.array([self.state.train_return])
 
     def _restore(self, policy) -> None:
@@ -260,14 +266,14 @@ def _or_none(model: DynamicsModel | str | None, env: gym.Env | str) -> DynamicsM
     return "auto" if env_id in KNOWN_PHYSICS else "none"
 
 
-def _resolved(model: DynamicsModel | str, env_id: str, spaces: Spaces) -> DynamicsModel | None:
+def _resolved(asked: DynamicsModel | str, env_id: str, spaces: Spaces) -> DynamicsModel | None:
     """The model that was asked for, checked, with its parameters as arrays."""
-    if model == "none":
+    if isinstance(asked, DynamicsModel):
+        model = asked
+    elif asked == "none":
         return None
-    if model == "auto":
-        model = known_model(env_id)
-    elif isinstance(model, str):
-        model = model_from_file(model)
+    else:
+        model = known_model(env_id) if asked == "auto" else model_from_file(asked)
     # as arrays, other values of the parameters need no recompilation
     model = jax.tree.map(
         lambda leaf: jnp.asarray(np.float32(leaf)) if isinstance(leaf, float) else leaf, model

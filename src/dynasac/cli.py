@@ -3,9 +3,9 @@
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -64,7 +64,7 @@ class Evaluate:
 
 
 def main() -> None:
-    """The `dynasac` command: exits with 0; with 1 and one line that says what to do; or with 130."""
+    """The `dynasac` command: exits with 0, with 1 and a line that says what to do, or with 130."""
     try:
         sys.exit(run(sys.argv[1:]))
     except UsageError as error:
@@ -81,12 +81,10 @@ def run(arguments: list[str]) -> int:
     if isinstance(command, Evaluate):
         return evaluate(command)
     settings = presets.preset(command.preset, with_model=command.model != "none")
-    if settings != presets.DEFAULT:
-        command = _parse(arguments, settings)
-    return train(command)
+    return train(command if settings == presets.DEFAULT else _parse(arguments, settings))
 
 
-def _parse(arguments: list[str], settings: Config):
+def _parse(arguments: list[str], settings: Config) -> Any:
     default = Train(env=tyro.MISSING, settings=settings)
     commands = (
         Annotated[Train, tyro.conf.subcommand("train", default=default, prefix_name=False)]

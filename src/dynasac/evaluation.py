@@ -85,7 +85,9 @@ def check_step(observation: np.ndarray, reward: object, where: str) -> None:
         UsageError: naming the field and the step.
     """
     if not np.isfinite(observation).all():
-        raise UsageError(f"the environment returned a non-finite observation ({where}): {observation}")
+        raise UsageError(
+            f"the environment returned a non-finite observation ({where}): {observation}"
+        )
     if not np.isfinite(reward):  # type: ignore[arg-type]
         raise UsageError(f"the environment returned the reward {reward} ({where})")
 

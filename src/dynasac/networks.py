@@ -1,5 +1,6 @@
 """The two networks of Soft Actor-Critic: a squashed-Gaussian actor and an ensemble of critics."""
 
+import itertools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -30,7 +31,7 @@ class Perceptron(eqx.Module):
 
         Drawn on the host: compiling the draws would take longer than training with them.
         """
-        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        shapes = list(itertools.pairwise(sizes))
         gains = [2.0**0.5] * (len(shapes) - 1) + [output_scale]
         self.weights = [
             jnp.asarray(rng.normal(0.0, gain / shape[0] ** 0.5, shape), jnp.float32)

@@ -211,7 +211,7 @@ def plan(
         model: where synthetic transitions come from; None for updates on the replay alone.
         span: (first, last, total). The learning rate follows update / total; with a total of 0 it
             is the final one. All three may change without recompilation.
-        key: of the phase; update i folds i into it, so that a phase cut in pieces is the same phase.
+        key: of the phase; update i folds i into it, so a phase cut in pieces is the same phase.
 
     Returns the learner, the means of the updates' metrics, and how many synthetic transitions were
     made and used.
@@ -265,7 +265,7 @@ def action_values(
     sac_config: SACConfig,
     spaces: Spaces,
 ) -> Float[Array, " count"]:
-    """r + γ V(s') of each action in [-1, 1] by the model, V by the policy and the target critics."""
+    """r + γ V(s') of each action in [-1, 1], by the model, the policy and the target critics."""
     step = jax.vmap(model.step, in_axes=(None, 0, None))
     key = jax.random.key(0)
     result = step(observation, spaces.action.from_unit(actions), key)
@@ -334,9 +334,7 @@ def visited_box(
             return (reached, jnp.minimum(low, seen.min(0)), jnp.maximum(high, seen.max(0))), None
 
         carry = (starts, starts.min(0), starts.max(0))
-        return jax.lax.scan(
-            step, carry, jax.random.split(steps_key, spaces.episode_steps)
-        )[0][1:]
+        return jax.lax.scan(step, carry, jax.random.split(steps_key, spaces.episode_steps))[0][1:]
 
     low, high = (np.asarray(a) for a in ranges(model, key))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):

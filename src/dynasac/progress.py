@@ -31,8 +31,11 @@ class Bar:
         self._observer = observer
         self._total = training.total_updates(task.config, real_episodes, steps)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(), _Speed(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            _Speed(),
         )
         self._bar = None
         self._drawn = 0.0

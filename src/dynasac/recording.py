@@ -168,7 +168,7 @@ def resume(directory: Path, env_id: str, model: str, real_episodes: int) -> tupl
 
 @contextmanager
 def _stopping(recorder: Recorder) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a stop at the next safe point; a second one is blunt."""
+    """Stop at the next safe point on the first Ctrl-C or SIGTERM; at once on the second."""
     earlier = {}
 
     def ask(number, frame):

@@ -88,9 +88,9 @@ class Run:
         clean = {name: "" if _missing(filled.get(name)) else filled[name] for name in METRICS}
         self._rows.append(clean)
         text = io.StringIO()
-        writer = csv.DictWriter(text, METRICS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(METRICS)
+        writer.writerows([row[name] for name in METRICS] for row in self._rows)
         checkpoint.write_bytes(self.directory / "metrics.csv", text.getvalue().encode())
         step = int(row["real_steps"])
         for name, value in filled.items():
@@ -144,9 +144,10 @@ class CompileClock:
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
-    def _heard(self, event: str, duration: float, **_: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del kwargs
         if event.startswith("/jax/core/compile/"):
-            self.seconds += duration
+            self.seconds += duration_secs
 
 
 def _missing(value: Any) -> bool:

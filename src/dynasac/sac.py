@@ -5,7 +5,7 @@ their numbers there. Choices on which respected implementations differ are field
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -75,7 +75,7 @@ class Metrics(eqx.Module):
 
 
 AVERAGING_RATE = 0.01
-ADAM = optax.scale_by_adam()
+ADAM: Any = optax.scale_by_adam()
 
 
 def create(config: SACConfig, spaces: Spaces, seed: int) -> SACState:
@@ -182,9 +182,7 @@ def update(
     (loss, q_value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
         state.critics, x, batch.action, target, valid
     )
-    critics, critic_moments = _step(
-        state.critics, gradient, state.critic_moments, learning_rate
-    )
+    critics, critic_moments = _step(state.critics, gradient, state.critic_moments, learning_rate)
 
     temperature = jnp.exp(state.log_temperature)
     (policy_loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(

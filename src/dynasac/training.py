@@ -141,8 +141,14 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         unit, action = _act(learner, task.spaces, np.float32(observation), random, step, key)
         following, reward, terminated, truncated, _ = task.env.step(np.asarray(action))
         check_step(following, reward, f"real episode {counts.real_episodes + 1}, step {step}")
-        row = Transition(observation, unit, reward, following, terminated)
-        memory = _remember(memory, jax.tree.map(_as_row, row))
+        row = Transition(
+            observation=_row(observation),
+            action=_row(unit),
+            reward=_row(reward),
+            next_observation=_row(following),
+            terminated=jnp.asarray(np.array([terminated], bool)),
+        )
+        memory = _remember(memory, row)
         counts = counts._replace(real_steps=counts.real_steps + 1)
         if config.updates_per_real_step and not random:
             last = counts.gradient_updates + config.updates_per_real_step
@@ -240,15 +246,14 @@ def _act(learner: SACState, spaces: Spaces, observation, random, step, key):
 _remember = eqx.filter_jit(replay.add, donate="all")
 
 
-def _as_row(value) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(bool if array.dtype == bool else np.float32)[None]
+def _row(value) -> jax.Array:
+    return jnp.asarray(np.asarray(value, np.float32)[None])
 
 
 def _scalar(value: float) -> jax.Array:
     return jnp.asarray(np.float32(value))
 
 
-def _span(first: int, last: int, total: int):
+def _span(first: int, last: int, total: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Counts as arrays: as Python numbers they would be compiled in."""
-    return tuple(jnp.asarray(np.int32(count)) for count in (first, last, total))
+    return jnp.asarray(np.int32(first)), jnp.asarray(np.int32(last)), jnp.asarray(np.int32(total))

@@ -26,8 +26,8 @@ def known_model(env_id: str) -> PhysicsModel:
     """
     if env_id not in KNOWN_PHYSICS:
         raise UsageError(
-            f"no physics is known for {env_id} (there is for {', '.join(KNOWN_PHYSICS)}): give your "
-            "own with --model FILE.py:Class, or use --model none for plain SAC"
+            f"no physics is known for {env_id} (there is for {', '.join(KNOWN_PHYSICS)}): give "
+            "your own with --model FILE.py:Class, or use --model none for plain SAC"
         )
     return KNOWN_PHYSICS[env_id]()
 
@@ -40,12 +40,13 @@ def model_from_file(reference: str) -> DynamicsModel:
     """
     path, _, class_name = reference.rpartition(":")
     if not path.endswith(".py") or not class_name:
-        raise UsageError(f"--model {reference}: write it as FILE.py:Class, for example cart.py:Cart")
+        raise UsageError(f"--model {reference}: write it as FILE.py:Class, as in cart.py:Cart")
     if not Path(path).is_file():
         raise UsageError(f"--model {reference}: there is no file {path}")
     name = f"dynasac_model_{Path(path).stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a .py path always has both
+    assert spec is not None
+    assert spec.loader is not None  # the path of a .py file always has one
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -1,4 +1,4 @@
-"""The model contract: what planning asks of dynamics, and the class people write their physics in."""
+"""The model contract: what planning asks of dynamics, and the class to write physics in."""
 
 import abc
 
@@ -41,9 +41,7 @@ class DynamicsModel(eqx.Module):
         """Predict one step; action in the environment's own unit. Consumes `key`."""
 
     @abc.abstractmethod
-    def project(
-        self, observation: Float[Array, " observation"]
-    ) -> Float[Array, " observation"]:
+    def project(self, observation: Float[Array, " observation"]) -> Float[Array, " observation"]:
         """The possible observation nearest to any vector of the observation space.
 
         A random (cos, sin) pair lies off the unit circle: this puts it on.
@@ -145,7 +143,9 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
             raise UsageError(f"{name}.{method} does not run: {reason}") from None
 
     def expect(method, result, shape, hint=""):
-        found = getattr(result, "shape", None) if not isinstance(result, tuple | list) else "a tuple"
+        found = (
+            getattr(result, "shape", None) if not isinstance(result, tuple | list) else "a tuple"
+        )
         if found == shape or (shape == () and found in ((), (1,))):
             return
         wanted = f"shape {shape}" if shape else "a single number"

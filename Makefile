@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all the set-up that they need, on Debian with Python >= 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/demo.installed  ## train on Pendulum-v1 and say what came out
+	$(BIN)/dynasac train Pendulum-v1
+
+test: check  ## everything that must hold
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test.installed  ## style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: $(VENV)/bench.installed  ## every number of the README, beside its peers (about half an hour)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or later is needed: make PYTHON=python3.11 demo'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo 'Python has no ensurepip here: apt install python3-venv, then try again'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[classic-control]'
+	@touch $@
+
+$(VENV)/test.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) --editable '.[baselines,plot]'
+	@touch $@
