@@ -59,7 +59,7 @@ def save_tree(stem: Path, tree: Any, description: dict[str, Any]) -> None:
     """Write `stem.safetensors` with every array of a pytree and `stem.json` beside it."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     arrays = {
-        jax.tree_util.keystr(path).lstrip("."): np.ascontiguousarray(leaf) for path, leaf in leaves
+        jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf, order="C") for path, leaf in leaves
     }
     write_bytes(stem.with_suffix(".safetensors"), save(arrays))
     write_json(stem.with_suffix(".json"), {"format": FORMAT, **description})

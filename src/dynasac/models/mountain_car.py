@@ -12,8 +12,8 @@ class MountainCar(PhysicsModel):
 
     State and observation: (position, -1.2 to 0.6; velocity, at most 0.07 in size), both in the
     environment's units a step. Action: (force, at most 1 in size). Reward: 100 on reaching the
-    goal, less 0.1 force² each step, of the force that was asked for. The left end is a wall that stops
-    the car; the goal is a position of at least 0.45 at a velocity of at least 0.
+    goal, less 0.1 force² each step, of the force that was asked for. The left end is a wall that
+    stops the car; the goal is a position of at least 0.45 at a velocity of at least 0.
     Source: `gymnasium/envs/classic_control/continuous_mountain_car.py`.
 
     The seed document writes the dynamics with x[t+1] = x[t] + v[t]. The real environment moves the
