@@ -137,7 +137,7 @@ class DynaSAC:
             if self.model is None:
                 raise UsageError("lookahead needs a model; this agent has none")
             action = planning.lookahead_action(
-                learner, self.model, rows, self.config.sac, self.spaces
+                learner, self.model, rows, self.config.sac, self.config.planning, self.spaces
             )
         elif deterministic:
             action = _mode(learner, rows, self.spaces)

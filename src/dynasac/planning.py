@@ -12,16 +12,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from . import replay as replay_module
 from . import sac
 from .errors import UsageError
 from .models import DynamicsModel
-from .networks import Actor
+from .networks import Actor, Critics
 from .replay import ReplayState
-from .sac import SACConfig, SACState
+from .sac import Improvement, SACConfig, SACState
 from .spaces import Box, Spaces
 from .types import Transition
 
@@ -54,6 +53,14 @@ class PlanningConfig:
     """share of rollouts whose first action is drawn uniformly, not from the policy"""
     real_fraction: float = 0.1
     """share of real transitions in a batch, once there are any"""
+    improvement_states: int = 64
+    """states of a batch for which better actions than the policy's are sought in the model"""
+    improvement_candidates: int = 8
+    """uniform actions tried for each"""
+    improvement_tail: int = 0
+    """steps that the policy is followed after them in the model, before the critics judge"""
+    lookahead_tail: int = 40
+    """likewise, for `lookahead` at decision time"""
     stored_transitions: int = 0
     """synthetic transitions written to the replay after each real episode, as the seed document
     does; the updates then draw from the replay alone. 0: fresh ones for every update"""
@@ -220,12 +227,20 @@ def plan(
 
     def one_update(index, carry):
         state, sums, synthetic = carry
-        batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
+        batch_key, improvement_key, update_key = jax.random.split(jax.random.fold_in(key, index), 3)
         batch, valid, used = mixed_batch(
             state, model, replay, real_fraction, sac_config, config, spaces, batch_key
         )
         rate = annealed(sac_config, jnp.where(total > 0, index / jnp.maximum(total, 1), 1.0))
-        state, metrics = sac.update(state, batch, valid, rate, sac_config, spaces, update_key)
+        improvement = None
+        if model is not None and config.improvement_states:
+            rows = batch.observation[: config.improvement_states]
+            improvement = better_actions(
+                state, model, rows, sac_config, config, spaces, improvement_key
+            )
+        state, metrics = sac.update(
+            state, batch, valid, rate, sac_config, spaces, update_key, improvement
+        )
         return state, jax.tree.map(jnp.add, sums, metrics), synthetic + used
 
     zeros = sac.Metrics(*[jnp.zeros(())] * len(dataclasses.fields(sac.Metrics)))
@@ -254,27 +269,82 @@ def store_synthetic(
     return replay_module.add(replay, rows, happened), happened.sum()
 
 
-LOOKAHEAD_CANDIDATES = 64
-
-
 def action_values(
-    state: SACState,
+    actor: Actor,
+    critics: Critics,
     model: DynamicsModel,
-    observation: Float[Array, " observation"],
-    actions: Float[Array, "count action"],
+    observation: Float[Array, "*batch observation"],
+    action: Float[Array, "*batch action"],
+    tail: int,
     sac_config: SACConfig,
     spaces: Spaces,
-) -> Float[Array, " count"]:
-    """r + γ V(s') of each action in [-1, 1], by the model, the policy and the target critics."""
-    step = jax.vmap(model.step, in_axes=(None, 0, None))
-    key = jax.random.key(0)
-    result = step(observation, spaces.action.from_unit(actions), key)
-    x = spaces.observation.to_unit(result.next_observation)
-    value = sac.reduced(state.target_critics(x, state.averaged_actor.mode(x)), sac_config)
-    reached = Transition(
-        observation, actions, result.reward, result.next_observation, result.terminated
+    key: PRNGKeyArray,
+) -> Float[Array, "*batch"]:
+    """Q(s, a) through the model: a, then `tail` steps of the deterministic policy, then V.
+
+    Actions are in [-1, 1], values in the learner's unit of return. This is the evaluation step of
+    rollout policy iteration (Bertsekas 2019, section 2.4). Consumes `key`.
+    """
+    shape = observation.shape[:-1]
+    observation = observation.reshape(-1, observation.shape[-1])
+    action = action.reshape(-1, action.shape[-1])
+
+    def step(carry, key):
+        observation, action, total, weight = carry
+        keys = jax.random.split(key, action.shape[0])
+        result = jax.vmap(model.step)(observation, spaces.action.from_unit(action), keys)
+        total = total + weight * sac_config.reward_scale * result.reward
+        weight = weight * jnp.where(result.terminated, 0.0, sac_config.discount)
+        x = spaces.observation.to_unit(result.next_observation)
+        return (result.next_observation, actor.mode(x), total, weight), None
+
+    zeros = jnp.zeros(action.shape[0])
+    carry = (observation, action, zeros, zeros + 1.0)
+    (observation, action, total, weight), _ = jax.lax.scan(
+        step, carry, jax.random.split(key, tail + 1)
     )
-    return sac.td_target(reached, value, sac_config)
+    value = sac.reduced(critics(spaces.observation.to_unit(observation), action), sac_config)
+    return (total + weight * value).reshape(shape)
+
+
+def better_actions(
+    state: SACState,
+    model: DynamicsModel,
+    observation: Float[Array, "rows observation"],
+    sac_config: SACConfig,
+    config: PlanningConfig,
+    spaces: Spaces,
+    key: PRNGKeyArray,
+) -> Improvement:
+    """The best of the policy's own action and some uniform ones, one step ahead in the model.
+
+    Consumes `key`.
+    """
+    candidate_key, model_key = jax.random.split(key)
+    own = state.actor.mode(spaces.observation.to_unit(observation))
+    uniform = jax.random.uniform(
+        candidate_key, (config.improvement_candidates, *own.shape), minval=-1.0
+    )
+    actions = jnp.concatenate([own[None], uniform])
+    values = action_values(
+        state.averaged_actor if config.improvement_tail else state.actor,
+        state.target_critics,
+        model,
+        jnp.broadcast_to(observation, (actions.shape[0], *observation.shape)),
+        actions,
+        config.improvement_tail,
+        sac_config,
+        spaces,
+        model_key,
+    )
+    best = jnp.argmax(values, axis=0)
+    return Improvement(
+        action=jnp.take_along_axis(actions, best[None, :, None], axis=0)[0],
+        gain=jnp.max(values, axis=0) - values[0],
+    )
+
+
+LOOKAHEAD_CANDIDATES = 64
 
 
 @eqx.filter_jit
@@ -283,24 +353,35 @@ def lookahead_action(
     model: DynamicsModel,
     observations: Float[Array, "batch observation"],
     sac_config: SACConfig,
+    config: PlanningConfig,
     spaces: Spaces,
 ) -> Float[Array, "batch action"]:
     """The best of many actions one step ahead in the model, in the environment's units.
 
-    The candidates are the policy's own action and points that fill the action box evenly (a Halton
-    sequence, ends included for a single dimension).
+    The candidates are the policy's own action and points all over the action box: evenly spaced in
+    one dimension, random but fixed in more.
     """
     size = spaces.action.size
     if size == 1:
         grid = np.linspace(-1, 1, LOOKAHEAD_CANDIDATES)[:, None]
     else:
-        halton = scipy.stats.qmc.Halton(size, scramble=False)
-        grid = 2 * halton.random(LOOKAHEAD_CANDIDATES * size) - 1
+        rng = np.random.default_rng(0)  # the same candidates at every decision
+        grid = rng.uniform(-1, 1, (LOOKAHEAD_CANDIDATES * size, size))
 
     def best(observation):
         own = state.averaged_actor.mode(spaces.observation.to_unit(observation))
         candidates = jnp.concatenate([own[None], jnp.asarray(grid, jnp.float32)])
-        values = action_values(state, model, observation, candidates, sac_config, spaces)
+        values = action_values(
+            state.averaged_actor,
+            state.target_critics,
+            model,
+            jnp.broadcast_to(observation, (candidates.shape[0], *observation.shape)),
+            candidates,
+            config.lookahead_tail,
+            sac_config,
+            spaces,
+            jax.random.key(0),
+        )
         return spaces.action.from_unit(candidates[jnp.argmax(values)])
 
     return jax.vmap(best)(observations)

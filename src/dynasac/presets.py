@@ -48,6 +48,7 @@ SEED = Config(
         horizon=1,
         exploration=0.0,
         real_fraction=1.0,
+        improvement_states=0,
         stored_transitions=100,
     ),
     real_episodes=20,
@@ -106,6 +107,10 @@ def check(config: Config) -> None:
         "planning.first-updates": (planning.first_updates, 0),
         "planning.updates": (planning.updates, 0),
         "planning.horizon": (planning.horizon, 1),
+        "planning.improvement-states": (planning.improvement_states, 0),
+        "planning.improvement-candidates": (planning.improvement_candidates, 1),
+        "planning.improvement-tail": (planning.improvement_tail, 0),
+        "planning.lookahead-tail": (planning.lookahead_tail, 0),
         "planning.stored-transitions": (planning.stored_transitions, 0),
         "sac.batch-size": (learner.batch_size, 1),
     }

@@ -74,6 +74,15 @@ class Metrics(eqx.Module):
     q_value: Float[Array, ""]
 
 
+class Improvement(eqx.Module):
+    """Actions known to be better than the policy's own, for the first rows of a batch."""
+
+    action: Float[Array, "rows action"]
+    """in [-1, 1]"""
+    gain: Float[Array, " rows"]
+    """by how much, in the learner's unit of return; 0 where the policy's own action is best"""
+
+
 AVERAGING_RATE = 0.01
 ADAM: Any = optax.scale_by_adam()
 
@@ -141,14 +150,20 @@ def actor_loss(
     valid: Bool[Array, " batch"],
     config: SACConfig,
     key: PRNGKeyArray,
+    improvement: Improvement | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """α log π(a|s) - Q(s, a) for a reparameterised action (eq. 7); and the entropy.
 
-    Consumes `key`.
+    The gradient of Q climbs the nearest of its peaks. An `improvement` adds the squared distance to
+    a better action, weighted by its gain, which leads to the highest. Consumes `key`.
     """
     action, log_prob = actor.sample(x, key)
     q = reduced(critics(x, action), config)
-    return _mean(temperature * log_prob - q, valid), -_mean(log_prob, valid)
+    loss = _mean(temperature * log_prob - q, valid)
+    if improvement is not None:
+        own = actor.mode(x[: improvement.gain.shape[0]])
+        loss += (improvement.gain * ((own - improvement.action) ** 2).sum(-1)).mean()
+    return loss, -_mean(log_prob, valid)
 
 
 def temperature_loss(
@@ -166,6 +181,7 @@ def update(
     config: SACConfig,
     spaces: Spaces,
     key: PRNGKeyArray,
+    improvement: Improvement | None = None,
 ) -> tuple[SACState, Metrics]:
     """One gradient step of critics, actor and temperature, then of the target critics.
 
@@ -173,6 +189,7 @@ def update(
         batch: transitions with one leading axis.
         valid: the rows that count; a rollout that has ended leaves rows that do not.
         key: consumed.
+        improvement: for the first rows of the batch, better actions than the policy's own.
     """
     target_key, actor_key = jax.random.split(key)
     x = spaces.observation.to_unit(batch.observation)
@@ -186,7 +203,7 @@ def update(
 
     temperature = jnp.exp(state.log_temperature)
     (policy_loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-        state.actor, critics, temperature, x, valid, config, actor_key
+        state.actor, critics, temperature, x, valid, config, actor_key, improvement
     )
     actor, actor_moments = _step(state.actor, gradient, state.actor_moments, learning_rate)
 
