@@ -62,6 +62,8 @@ class DynaSAC:
         self.model = _resolved(model, self.env_id, spaces)
         self.config = config or presets.preset("default", with_model=self.model is not None)
         presets.check(self.config)
+        if not 0 <= seed < 2**31:
+            raise UsageError(f"--seed {seed}: from 0 to {2**31 - 1}")
         if self.model is not None:
             spaces = planning.visited_box(self.model, spaces, jax.random.key(seed))
         self.spaces: Spaces = spaces

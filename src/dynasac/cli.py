@@ -1,5 +1,8 @@
 """The command line: parsing, and what people read. Everything it does, the Python API does."""
 
+import argparse
+import contextlib
+import io
 import json
 import os
 import sys
@@ -77,17 +80,25 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Parse and carry out one command; returns the exit code."""
-    command = _parse(arguments or ["--help"], presets.DEFAULT)
-    if isinstance(command, Evaluate):
-        return evaluate(command)
-    settings = presets.preset(command.preset, with_model=command.model != "none")
-    return train(command if settings == presets.DEFAULT else _parse(arguments, settings))
+    command = _parse(arguments or ["--help"])
+    return evaluate(command) if isinstance(command, Evaluate) else train(command)
 
 
-def _parse(arguments: list[str], settings: Config) -> Any:
-    default = Train(env=tyro.MISSING, settings=settings)
+def _parse(arguments: list[str]) -> Any:
+    """The command; settings that are not given are those of the preset and model that are."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=list(presets.PRESETS), default="default")
+    first.add_argument("--model", default="auto")
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            chosen, _ = first.parse_known_args(arguments)
+        except SystemExit:  # tyro says below what is wrong, better
+            chosen = first.parse_args([])
+    settings = presets.preset(chosen.preset, with_model=chosen.model != "none")
+    train_defaults = Train(env="", settings=settings)
+    object.__setattr__(train_defaults, "env", tyro.MISSING)  # which no annotation admits
     commands = (
-        Annotated[Train, tyro.conf.subcommand("train", default=default, prefix_name=False)]
+        Annotated[Train, tyro.conf.subcommand("train", default=train_defaults, prefix_name=False)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
     )
     return tyro.cli(commands, prog="dynasac", description=DESCRIPTION, args=arguments)
@@ -98,8 +109,6 @@ def train(command: Train) -> int:
     presets.check(command.settings)
     if command.evaluation_episodes < 1:
         raise UsageError("--evaluation-episodes: at least 1")
-    if command.seed < 0:
-        raise UsageError("--seed: at least 0")
     if command.resume and command.output is None:
         raise UsageError("--resume needs --output DIR, the run to go on with")
     _configure_jax()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from .errors import UsageError
+from .errors import UsageError, one_line
 
 OPTIMAL_RETURN = {"Pendulum-v1": -125.9, "MountainCarContinuous-v0": 99.64}
 """Mean return of the optimal policy over the 100 episodes `reset(seed=10000 + k)`, by dynamic
@@ -126,9 +126,12 @@ def make(env_id: str) -> gym.Env:
     except gym.error.DependencyNotInstalled as error:
         raise UsageError(f"{env_id} needs a package that is not installed: {error}") from None
     except ModuleNotFoundError as error:
-        raise UsageError(f"{env_id}: there is no module {error.name}") from None
+        missing = error.name or env_id.partition(":")[0]
+        raise UsageError(f"{env_id}: there is no module {missing}") from None
     except gym.error.Error as error:
         near = ", ".join(environments(env_id))
         hint = f"did you mean {near}?" if near else "write MODULE:ID for one of your own"
         reason = "is not known" if isinstance(error, gym.error.UnregisteredEnv) else str(error)
         raise UsageError(f"the environment {env_id} {reason}; {hint}") from None
+    except Exception as error:  # the constructor and the module are somebody else's code
+        raise UsageError(f"{env_id} cannot be made: {one_line(error)}") from None

@@ -139,7 +139,12 @@ def check(config: Config) -> None:
     weights = (starts.replay, starts.reset, starts.space)
     if min(weights) < 0 or sum(weights) == 0:
         raise UsageError(f"--planning.starts.* {weights}: weights of at least 0, not all of them 0")
-    if not learner.hidden or min(learner.hidden) < 1:
+    if learner.activation not in ("tanh", "relu"):
+        raise UsageError(f"--sac.activation {learner.activation}: tanh or relu")
+    if learner.critic_reduction not in ("min", "mean"):
+        raise UsageError(f"--sac.critic-reduction {learner.critic_reduction}: min or mean")
+    whole_layers = all(isinstance(units, int) for units in learner.hidden)
+    if not learner.hidden or not whole_layers or min(learner.hidden) < 1:
         raise UsageError(f"--sac.hidden {learner.hidden}: one number of units for each layer")
     if planning.horizon > learner.batch_size:
         raise UsageError(

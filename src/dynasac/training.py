@@ -1,6 +1,6 @@
 """The loop of the seed document: collect, update, plan, evaluate, record; repeat."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import gymnasium as gym
@@ -52,6 +52,7 @@ class Task(NamedTuple):
     seed: int
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Who looks on: progress bars and run directories. Raising KeyboardInterrupt stops training."""
 
@@ -138,7 +139,11 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
     total = 0.0
     for step in range(task.spaces.episode_steps):
         random = counts.real_steps < config.random_steps
-        unit, action = _act(learner, task.spaces, np.float32(observation), random, step, key)
+        observation = np.array(observation, np.float32)  # environments may reuse their arrays
+        draw = jnp.asarray(np.int32(step))
+        unit, action = _act(
+            learner, task.spaces, observation, jnp.asarray(np.bool_(random)), draw, key
+        )
         following, reward, terminated, truncated, _ = task.env.step(np.asarray(action))
         check_step(following, reward, f"real episode {counts.real_episodes + 1}, step {step}")
         row = Transition(
@@ -235,9 +240,9 @@ def _check_learning(metrics: sac.Metrics, state: TrainingState) -> None:
 
 
 @eqx.filter_jit
-def _act(learner: SACState, spaces: Spaces, observation, random, step, key):
+def _act(learner: SACState, spaces: Spaces, observation, random, draw, key):
     """A stochastic action, in the learner's unit and in the environment's."""
-    policy_key, uniform_key = jax.random.split(jax.random.fold_in(key, step))
+    policy_key, uniform_key = jax.random.split(jax.random.fold_in(key, draw))
     unit, _ = learner.actor.sample(spaces.observation.to_unit(observation), policy_key)
     unit = jnp.where(random, jax.random.uniform(uniform_key, unit.shape, minval=-1.0), unit)
     return unit, spaces.action.from_unit(unit)

@@ -6,7 +6,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from .base import DynamicsModel, ModelStep, PhysicsModel, check_contract
 from .mountain_car import MountainCar
 from .pendulum import Pendulum
@@ -53,9 +53,7 @@ def model_from_file(reference: str) -> DynamicsModel:
         spec.loader.exec_module(module)
     except Exception as error:
         line = getattr(error, "lineno", None) or _line_of(error, path)
-        raise UsageError(
-            f"{path} does not import: {type(error).__name__}: {error} (line {line})"
-        ) from None
+        raise UsageError(f"{path} does not import: {one_line(error)} (line {line})") from None
     found = getattr(module, class_name, None)
     if found is None:
         classes = [
@@ -79,7 +77,10 @@ def model_from_file(reference: str) -> DynamicsModel:
             f"{class_name} in {path} has parameters without a value: {', '.join(required)}; "
             "give each a default"
         )
-    return found()
+    try:
+        return found()
+    except Exception as error:  # the class is the user's code
+        raise UsageError(f"{class_name}() in {path} fails: {one_line(error)}") from None
 
 
 def _line_of(error: Exception, path: str) -> int | str:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 
 
 class ModelStep(eqx.Module):
@@ -139,8 +139,7 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
         except UsageError:
             raise
         except Exception as error:
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise UsageError(f"{name}.{method} does not run: {reason}") from None
+            raise UsageError(f"{name}.{method} does not run: {one_line(error)}") from None
 
     def expect(method, result, shape, hint=""):
         found = (
@@ -167,5 +166,8 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
         expect("reward", traced("reward", state, action, state), ())
         expect("terminal", traced("terminal", state), ())
     expect("initial_observation", traced("initial_observation", key), (observation_size,))
+    expect("project", traced("project", observation), (observation_size,))
     step = traced("step", observation, action, key)
+    if not isinstance(step, ModelStep):
+        raise UsageError(f"{name}.step must return a ModelStep, not {type(step).__name__}")
     expect("step", step.next_observation, (observation_size,))

@@ -1,0 +1,59 @@
+"""Settings of every test, and the programs that many of them share."""
+
+import dataclasses
+import os
+
+import jax
+import probes
+import pytest
+
+from dynasac import Config, DynaSAC, PlanningConfig, SACConfig
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(8, 8), batch_size=16)
+SMALL_PLANNING = dataclasses.replace(PlanningConfig(), first_updates=6, updates=4, horizon=2)
+SMALL = dataclasses.replace(Config(), sac=SMALL_SAC, planning=SMALL_PLANNING, replay_capacity=200)
+"""Settings under which everything happens and nothing is learned."""
+
+
+class CompileCounter:
+    """How often JAX compiled a program since `start`."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event, duration, **_):
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture(scope="session")
+def compilations() -> CompileCounter:
+    return CompileCounter()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory):
+    """Nothing is read from or written to the home directory."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def trained() -> DynaSAC:
+    """The default preset, cut short, on Pendulum-v1 without a real step. Do not change it."""
+    short = dataclasses.replace(Config().planning, first_updates=1500)
+    config = dataclasses.replace(Config(), planning=short)
+    return DynaSAC("Pendulum-v1", config=config, seed=3).learn(real_episodes=0)
+
+
+@pytest.fixture
+def rail() -> DynaSAC:
+    """An untrained agent on a tiny environment with an exact model."""
+    return DynaSAC("Rail-v0", probes.Slide(), SMALL)

@@ -1,0 +1,281 @@
+"""DynaSAC as users of stable-baselines3 expect it."""
+
+import dataclasses
+import inspect
+import json
+
+import gymnasium as gym
+import jax
+import numpy as np
+import probes
+import pytest
+from conftest import SMALL
+
+from dynasac import DynaSAC, UsageError
+from dynasac.agent import Silent
+
+BATCH = np.random.default_rng(0).uniform([-1, -1, -8], [1, 1, 8], (6, 3)).astype(np.float32)
+
+
+def test_signatures_are_those_of_stable_baselines3():
+    predict = list(inspect.signature(DynaSAC.predict).parameters)
+    assert predict[:5] == ["self", "observation", "state", "episode_start", "deterministic"]
+    assert inspect.signature(DynaSAC.predict).parameters["deterministic"].default is False
+    assert list(inspect.signature(DynaSAC.learn).parameters)[1] == "total_timesteps"
+    assert list(inspect.signature(DynaSAC.load).parameters)[:2] == ["path", "env"]
+
+
+@pytest.mark.parametrize("options", [{}, {"deterministic": True}, {"lookahead": 1}])
+def test_one_observation_or_a_batch(trained, options):
+    one, state = trained.predict(BATCH[0], **options)
+    many, _ = trained.predict(BATCH, **options)
+    assert isinstance(one, np.ndarray)
+    assert (one.shape, many.shape) == ((1,), (6, 1))
+    assert one.dtype == many.dtype == np.float32
+    assert state is None
+    for action in (one, *many):
+        assert action in trained.env.action_space
+    if options:
+        np.testing.assert_allclose(one, many[0], atol=1e-5)
+
+
+def test_deterministic_actions_repeat_and_others_do_not(trained):
+    first, again = (trained.predict(BATCH, deterministic=True)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    first, again = (trained.predict(BATCH)[0] for _ in range(2))
+    assert (first != again).any()
+
+
+def test_observations_of_double_precision_are_read(trained):
+    ours, theirs = (
+        trained.predict(batch, deterministic=True)[0] for batch in (BATCH, BATCH.astype(np.float64))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_state_is_handed_back(trained):
+    token = (np.zeros(2),)
+    assert trained.predict(BATCH, token, np.ones(6, bool), True)[1] is token
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (6, 2), (2, 3, 3)])
+def test_observations_of_another_shape(trained, shape):
+    with pytest.raises(UsageError, match=r"an observation has shape \(3,\) or \(n, 3\)"):
+        trained.predict(np.zeros(shape, np.float32))
+
+
+def test_lookahead_that_is_not_supported(trained):
+    with pytest.raises(UsageError, match="lookahead=2"):
+        trained.predict(BATCH, lookahead=2)
+    plain = DynaSAC("Rail-v0", "none", SMALL)
+    with pytest.raises(UsageError, match="lookahead needs a model"):
+        plain.predict(np.zeros(1, np.float32), lookahead=1)
+
+
+def test_lookahead_does_not_lose(trained):
+    assert trained.evaluate(20, lookahead=1).mean_return > trained.evaluate(20).mean_return - 15
+
+
+def test_the_calls_of_evaluate_policy(trained):
+    """What stable_baselines3.common.evaluation.evaluate_policy does with a model."""
+    envs = gym.make_vec("Pendulum-v1", num_envs=4, vectorization_mode="sync")
+    seen, _ = envs.reset(seed=1)
+    returns, states, starts = np.zeros(4), None, np.ones(4, bool)
+    for _ in range(200):
+        actions, states = trained.predict(
+            seen, state=states, episode_start=starts, deterministic=True
+        )
+        seen, rewards, ends, cuts, _ = envs.step(actions)
+        returns += rewards
+        starts = ends | cuts
+    assert starts.all()
+    assert returns.mean() > -400
+    envs.close()
+
+
+def test_evaluate_policy_itself(trained):
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    monitor = pytest.importorskip("stable_baselines3.common.monitor")
+    env = monitor.Monitor(gym.make("Pendulum-v1"))
+    mean, _ = evaluation.evaluate_policy(trained, env, n_eval_episodes=5)
+    assert mean > -400
+
+
+def test_evaluation_does_not_disturb_the_agents_own_environment(trained):
+    before = trained.env.reset(seed=8)[0]
+    trained.evaluate(2)
+    assert trained.env.unwrapped.state is not None
+    after, *_ = trained.env.step(np.zeros(1, np.float32))
+    trained.env.reset(seed=8)
+    np.testing.assert_array_equal(after, trained.env.step(np.zeros(1, np.float32))[0])
+    assert before.shape == (3,)
+
+
+def test_loaded_actions_are_identical(trained, tmp_path):
+    trained.save(tmp_path / "policy")
+    loaded = DynaSAC.load(tmp_path / "policy", "Pendulum-v1")
+    for options in ({"deterministic": True}, {"lookahead": 1}):
+        ours, theirs = (agent.predict(BATCH, **options)[0] for agent in (trained, loaded))
+        np.testing.assert_array_equal(ours, theirs)
+    assert loaded.config == trained.config
+    assert loaded.evaluate(3).returns == trained.evaluate(3).returns
+    assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == [
+        "policy.json",
+        "policy.safetensors",
+    ]
+
+
+def test_measured_scales_are_saved(tmp_path):
+    agent = DynaSAC("Plane-v0", probes.Drift(), SMALL, seed=1)
+    seen = np.full((2, 4), 2.0, np.float32)
+    assert np.abs(agent.spaces.observation.high).min() > 1
+    agent.save(tmp_path / "policy")
+    loaded = DynaSAC.load(tmp_path / "policy", "Plane-v0")  # without a model to measure by
+    ours, theirs = (a.predict(seen, deterministic=True)[0] for a in (agent, loaded))
+    np.testing.assert_array_equal(ours, theirs)
+    assert (ours >= agent.env.action_space.low).all()
+    assert (ours <= agent.env.action_space.high).all()
+
+
+def test_loading_names_no_code(trained, tmp_path):
+    """What the files say about environment and model is never looked up."""
+    trained.save(tmp_path / "policy")
+    path = tmp_path / "policy" / "policy.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "env_id": "os:Evil-v0", "model": "evil.py:Evil"}))
+    DynaSAC.load(tmp_path / "policy", "Pendulum-v1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {}}, "does not have the settings"),
+        ({"seed": "zero"}, "has the seed 'zero'"),
+        ({"format": 99}, "has format 99"),
+    ],
+)
+def test_damaged_descriptions(rail, tmp_path, change, message):
+    rail.save(tmp_path)
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UsageError, match=message):
+        DynaSAC.load(tmp_path, "Rail-v0")
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden": ["a"]}, {"hidden": [8.5]}, {"activation": "sine"}, {"discount": "high"}]
+)
+def test_damaged_settings(rail, tmp_path, change):
+    rail.save(tmp_path)
+    path = tmp_path / "policy.json"
+    content = json.loads(path.read_text())
+    content["config"]["sac"].update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError):
+        DynaSAC.load(tmp_path, "Rail-v0")
+
+
+def test_loading_what_is_not_there_or_does_not_fit(rail, tmp_path):
+    with pytest.raises(UsageError, match=r"there is no policy\.json"):
+        DynaSAC.load(tmp_path / "nothing", "Rail-v0")
+    rail.save(tmp_path)
+    with pytest.raises(UsageError, match=r"float32\["):
+        DynaSAC.load(tmp_path, "Pendulum-v1")
+
+
+def test_learn_goes_on_and_returns_the_agent(rail):
+    assert rail.learn(total_timesteps=1) is rail
+    first = rail.state.counts
+    assert (first.real_episodes, first.planned) == (1, 2)
+    assert rail.learn(real_episodes=2).state.counts.real_steps > first.real_steps
+    assert rail.learn(real_episodes=2).state.counts == rail.state.counts
+
+
+def test_without_counts_the_settings_decide():
+    agent = DynaSAC("Rail-v0", probes.Slide(), dataclasses.replace(SMALL, real_episodes=2))
+    assert agent.learn().state.counts.real_episodes == 2
+
+
+def test_a_progress_bar_changes_nothing(rail, capsys):
+    quiet = DynaSAC("Rail-v0", probes.Slide(), SMALL).learn(real_episodes=1)
+    rail.learn(real_episodes=1, progress_bar=True)
+    jax.tree.map(np.testing.assert_array_equal, rail.state, quiet.state)
+
+
+def test_observers_see_each_count_of_episodes(rail):
+    seen = []
+
+    class Watch(Silent):
+        def episode(self, state):
+            seen.append(state.counts.real_episodes)
+
+    rail.learn(real_episodes=2, observer=Watch())
+    assert seen == [0, 1, 2]
+
+
+def test_an_interrupted_agent_keeps_what_it_learned(rail):
+    before = rail.predict(np.zeros(1, np.float32), deterministic=True)[0]
+
+    class Stop(Silent):
+        def progress(self, state, message):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rail.learn(real_episodes=1, observer=Stop())
+    assert rail.state.counts.gradient_updates == 6
+    assert (rail.predict(np.zeros(1, np.float32), deterministic=True)[0] != before).all()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(rail, tmp_path):
+    rail.save_checkpoint(tmp_path / "checkpoints")
+    other = DynaSAC("Rail-v0", probes.Slide(), dataclasses.replace(SMALL, random_steps=1))
+    with pytest.raises(UsageError, match="other settings: random_steps"):
+        other.load_checkpoint(tmp_path / "checkpoints")
+    other = DynaSAC("Rail-v0", probes.Slide(), SMALL, seed=1)
+    with pytest.raises(UsageError, match="other settings: seed"):
+        other.load_checkpoint(tmp_path / "checkpoints")
+
+
+def test_counts_that_make_no_sense(rail):
+    with pytest.raises(UsageError, match="not both"):
+        rail.learn(10, real_episodes=1)
+    with pytest.raises(UsageError, match="cannot be negative"):
+        rail.learn(-1)
+    with pytest.raises(UsageError, match="cannot be negative"):
+        rail.learn(real_episodes=-1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("NoSuchEnvironment-v3",), "is not known"),
+        (("Buttons-v0",), "continuous actions"),
+        (("Picture-v0",), "pictures are not supported"),
+        (("Labelled-v0",), "FlattenObservation"),
+        (("Rail-v0",), "no physics is known for Rail-v0"),
+        (("Rail-v0", probes.Drift()), r"not shape \(1,\)"),
+        (("Rail-v0", "model.txt"), r"FILE\.py:Class"),
+    ],
+)
+def test_what_cannot_be_controlled(arguments, message):
+    with pytest.raises(UsageError, match=message) as error:
+        DynaSAC(*arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**40])
+def test_large_seeds_work(seed):
+    DynaSAC("Rail-v0", probes.Slide(), SMALL, seed=seed).learn(real_episodes=0)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(UsageError, match="seed"):
+        DynaSAC("Rail-v0", probes.Slide(), SMALL, seed=-1)
+
+
+def test_an_environment_without_an_id_can_be_learned_in_but_not_evaluated():
+    agent = DynaSAC(gym.wrappers.TimeLimit(probes.Clock(), 5), "none", SMALL)
+    agent.learn(real_episodes=1)
+    assert agent.state.counts.real_steps == 5
+    with pytest.raises(UsageError, match="made by gymnasium"):
+        agent.evaluate(1)

@@ -1,0 +1,268 @@
+"""The command line: what it writes, and one line for everything that can go wrong."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from dynasac import UsageError, cli
+
+TESTS = Path(__file__).parent
+TINY = [
+    "--planning.first-updates=3",
+    "--planning.updates=2",
+    "--sac.hidden",
+    "8",
+    "8",
+    "--sac.batch-size=8",
+    "--replay-capacity=500",
+    "--evaluation-episodes=2",
+]
+SLIDE = f"--model={TESTS / 'probes.py'}:Slide"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Runs are written to a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dynasac.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+def rows(directory: Path) -> list[dict]:
+    with (directory / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_then_evaluate(tmp_path, capsys):
+    assert cli.run(["train", "Rail-v0", SLIDE, *TINY, "--real-episodes=1", "--seed=5"]) == 0
+    said = capsys.readouterr().out
+    run = tmp_path / "runs" / "Rail-v0"
+    assert "mean return" in said
+    assert "dynasac evaluate runs/Rail-v0" in said
+    assert {"config.json", "metrics.csv", "summary.json", "checkpoints", "policy"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert list(run.glob("events.*"))
+    assert not [path for path in run.rglob(".*")]
+
+    config = json.loads((run / "config.json").read_text())
+    assert (config["env_id"], config["seed"], config["preset"]) == ("Rail-v0", 5, "default")
+    assert config["settings"]["sac"]["hidden"] == [8, 8]
+    assert config["versions"]["jax"]
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["gradient_updates"] == 3 + summary["real_steps"] + 2
+    assert summary["model"]["name"] == "Slide"
+    assert summary["model"]["parameters"] == {"speed": 0.5}
+    assert summary["evaluation"]["episodes"] == 2
+    assert [row["real_episodes"] for row in rows(run)] == ["0", "1"]
+    assert float(rows(run)[1]["eval_mean_return"]) == summary["evaluation"]["mean_return"]
+
+    assert cli.run(["evaluate", str(run), "--episodes=2", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["returns"] == summary["evaluation"]["returns"]
+    assert (measured["env_id"], measured["regret"]) == ("Rail-v0", None)
+
+    assert cli.run(["evaluate", str(run), "--episodes=3", "--seed=7", "--lookahead=1", SLIDE]) == 0
+    assert "over 3 episodes" in capsys.readouterr().out
+
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"already holds something.*--resume"):
+        cli.run(["train", "Rail-v0", SLIDE, *TINY, f"--output={run}"])
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    with pytest.raises(UsageError, match="lookahead needs a model"):
+        cli.run(["evaluate", str(run), "--episodes=2", "--lookahead=1"])
+
+    weights = run / "policy" / "policy.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(UsageError, match="is damaged"):
+        cli.run(["evaluate", str(run), "--episodes=2"])
+
+
+def test_the_known_physics_by_default_and_planning_alone(tmp_path, capsys):
+    command = ["train", "Pendulum-v1", *TINY, "--real-episodes", "0"]
+    assert cli.run(command) == 0
+    assert cli.run(command) == 0  # again, beside the first
+    summary = json.loads((tmp_path / "runs" / "Pendulum-v1-2" / "summary.json").read_text())
+    assert summary["real_steps"] == 0
+    assert summary["model"]["parameters"] == {"g": 10.0, "m": 1.0, "l": 1.0}
+    first, second = (
+        (tmp_path / "runs" / name / "policy" / "policy.safetensors").read_bytes()
+        for name in ("Pendulum-v1", "Pendulum-v1-2")
+    )
+    assert first == second
+
+
+def test_without_a_model(tmp_path):
+    small = [option for option in TINY if "planning" not in option]
+    arguments = ["--model=none", "--real-episodes=1", "--random-steps=4", "--output=run"]
+    assert cli.run(["train", "Clock-v0", *small, *arguments]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["model"]["name"] == "none"
+    assert (summary["synthetic_transitions"], summary["real_steps"]) == (0, 10)
+    assert summary["gradient_updates"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Pendulm-v1"], r"did you mean Pendulum-v1"),
+        (["nowhere_to_be_found:Thing-v0"], r"there is no module nowhere_to_be_found"),
+        (["Buttons-v0"], r"continuous actions"),
+        (["Picture-v0"], r"pictures are not supported"),
+        (["Labelled-v0"], r"FlattenObservation"),
+        (["Rail-v0"], r"no physics is known for Rail-v0.*--model FILE\.py:Class.*--model none"),
+        (["Rail-v0", "--model=gone.py:Cart"], r"there is no file gone\.py"),
+        (["Rail-v0", "--model=Cart"], r"write it as FILE\.py:Class"),
+        (["Rail-v0", f"--model={TESTS}/probes.py:Nothing"], r"has no class Nothing; it has .*Slid"),
+        (["Rail-v0", f"--model={TESTS}/probes.py:Clock"], r"subclass of dynasac\.PhysicsModel"),
+        (["Rail-v0", f"--model={TESTS}/probes.py:Drift"], r"not shape \(1,\)"),
+        (["Pendulum-v1", "--real-episodes=-1"], r"--real-episodes -1: must be at least 0"),
+        (["Pendulum-v1", "--replay-capacity=0"], r"--replay-capacity 0"),
+        (["Pendulum-v1", "--planning.horizon=0"], r"--planning.horizon 0"),
+        (["Pendulum-v1", "--planning.horizon=300"], r"at most the batch of 256"),
+        (["Pendulum-v1", "--planning.updates=-5"], r"--planning.updates -5"),
+        (["Pendulum-v1", "--planning.real-fraction=1.5"], r"must be from 0 to 1"),
+        (["Pendulum-v1", "--planning.exploration=nan"], r"must be from 0 to 1"),
+        (["Pendulum-v1", "--planning.starts.space=0"], r"not all of them 0"),
+        (["Pendulum-v1", "--planning.starts.reset=-1"], r"weights of at least 0"),
+        (["Pendulum-v1", "--planning.stored-transitions=200000"], r"more than the replay"),
+        (["Pendulum-v1", "--sac.batch-size=0"], r"--sac.batch-size 0"),
+        (["Pendulum-v1", "--sac.learning-rate=0"], r"must be more than 0"),
+        (["Pendulum-v1", "--sac.discount=2"], r"--sac.discount 2.0"),
+        (["Pendulum-v1", "--sac.hidden", "0"], r"--sac.hidden"),
+        (["Pendulum-v1", "--evaluation-episodes=0"], r"--evaluation-episodes: at least 1"),
+        (["Pendulum-v1", "--seed=-1"], r"--seed: at least 0"),
+        (["Pendulum-v1", "--resume"], r"--resume needs --output"),
+        (["Pendulum-v1", "--resume", "--output=nothing"], r"there is no config\.json"),
+    ],
+)
+def test_bad_input_to_train(tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message) as error:
+        cli.run(["train", *arguments])
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())  # nothing was written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], r"nothing is not a run directory"),
+        (["nothing", "--episodes=0"], r"--episodes: at least 1"),
+        (["nothing", "--seed=-3"], r"--seed: at least 0"),
+    ],
+)
+def test_bad_input_to_evaluate(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        cli.run(["evaluate", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", r"config\.json is damaged"),
+        ("{}", r"name it with --env"),
+        ('{"env_id": "os:Evil-v0"}', r"'os:Evil-v0' does not come with Gymnasium"),
+        ('{"env_id": ["Pendulum-v1"]}', r"does not come with Gymnasium"),
+        ('{"env_id": "Pendulum-v1"}', r"holds no policy yet"),
+    ],
+)
+def test_run_directories_that_are_none(tmp_path, config, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config)
+    with pytest.raises(UsageError, match=message):
+        cli.run(["evaluate", "run"])
+
+
+def test_an_environment_that_returns_nan(tmp_path):
+    with pytest.raises(UsageError, match="non-finite observation"):
+        cli.run(["train", "BrokenObservation-v0", SLIDE, *TINY, "--output=run"])
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_presets_show_their_settings_in_the_help(capsys):
+    def shown(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(["train", *arguments, "--help"])
+        assert stopped.value.code == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "--real-episodes" in shown()
+    seed = shown("Pendulum-v1", "--preset", "seed")
+    assert "(default: 20)" in seed
+    assert "(default: 100)" in seed
+    assert "(default: 20)" not in shown("Pendulum-v1")
+
+
+def test_an_error_is_one_line_and_no_traceback(tmp_path):
+    codes = [
+        finish(process) for process in [start("train", "Pendulm-v1"), start("evaluate", "nothing")]
+    ]
+    for code, out, error in codes:
+        assert (code, out) == (1, "")
+        assert error.startswith("dynasac: ")
+        assert error.count("\n") == 1
+    assert "did you mean Pendulum-v1" in codes[0][2]
+    assert not list(tmp_path.iterdir())
+
+
+def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
+    settings = [*TINY, "--planning.updates=30000", "--real-episodes=2"]
+    command = ["train", "probes:Rail-v0", SLIDE, "--seed=2"]
+    first = start(*command, *settings, "--output=stopped")
+    whole = start(*command, *settings, "--output=whole")
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "stopped" / "metrics.csv").exists():
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.3)
+    first.send_signal(signal.SIGINT)
+    code, _, error = finish(first)
+    assert code == 130
+    assert "what was learned is in stopped" in error
+    assert "--resume --output stopped" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    assert (tmp_path / "stopped" / "policy" / "policy.safetensors").exists()
+
+    code, _, error = finish(start(*command, "--resume", "--output=stopped"))
+    assert code == 0, error
+    code, _, error = finish(whole)
+    assert code == 0, error
+    ours, theirs = (
+        (tmp_path / name / "policy" / "policy.safetensors").read_bytes()
+        for name in ("stopped", "whole")
+    )
+    assert ours == theirs
+    assert [row["real_episodes"] for row in rows(tmp_path / "stopped")] == ["0", "1", "2"]
+    resumed, uninterrupted = (
+        load_file(tmp_path / name / "checkpoints" / "state.safetensors")
+        for name in ("stopped", "whole")
+    )
+    for name, array in uninterrupted.items():
+        np.testing.assert_array_equal(resumed[name], array)

@@ -1,0 +1,339 @@
+"""Where rollouts begin, where they end, and that the compiled loop is the loop it stands for."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from conftest import SMALL_PLANNING, SMALL_SAC
+
+from dynasac import Pendulum, StartWeights, UsageError, planning, replay, sac
+from dynasac.spaces import Box
+from dynasac.types import Transition
+
+KEY = jax.random.key(5)
+SPACES = probes.probe_spaces()
+SENTINEL = 0.875  # the action of every real row, so that real rows can be told
+
+
+def with_(**changes) -> planning.PlanningConfig:
+    return dataclasses.replace(SMALL_PLANNING, **changes)
+
+
+def memory(rows: int = 20, observation: float = -0.75) -> replay.ReplayState:
+    """A replay of real rows that can be told from everything a model makes."""
+    state = replay.create(40, 1, 1)
+    if not rows:
+        return state
+    column = jnp.full((rows, 1), observation)
+    ends = jnp.arange(rows) % 5 == 0
+    real = Transition(column, jnp.full((rows, 1), SENTINEL), jnp.ones(rows), column / 2, ends)
+    return replay.add(state, real)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return sac.create(SMALL_SAC, SPACES, 1)
+
+
+starts = eqx.filter_jit(planning.start_observations)
+rollout = eqx.filter_jit(planning.rollout)
+mixed_batch = eqx.filter_jit(planning.mixed_batch)
+update = eqx.filter_jit(sac.update)
+model = jax.tree.map(jnp.asarray, probes.Slide())
+NARROW = Box(jnp.array([-0.3]), jnp.array([0.1]))  # away from resets (0.4 to 0.5) and replay
+
+
+def sources(weights: StartWeights, rows: int = 20, count: int = 4000) -> dict[str, float]:
+    """The share of starts that lie where each source puts them; they must add up to 1."""
+    x = np.asarray(starts(model, memory(rows), weights, NARROW, count, KEY))[:, 0]
+    found = {
+        "replay": float((x == -0.75).mean()),
+        "reset": float(((x >= 0.4) & (x <= 0.5)).mean()),
+        "space": float(((x >= -0.3) & (x <= 0.1)).mean()),
+    }
+    assert sum(found.values()) == pytest.approx(1.0)
+    return found
+
+
+@pytest.mark.parametrize("source", ["replay", "reset", "space"])
+def test_each_source_alone(source):
+    weights = StartWeights(**(dict.fromkeys(("replay", "reset", "space"), 0.0) | {source: 2.0}))
+    assert sources(weights)[source] == 1.0
+
+
+def test_a_mixture_has_the_shares_that_were_asked_for():
+    found = sources(StartWeights(replay=1.0, reset=2.0, space=5.0))
+    assert found["replay"] == pytest.approx(1 / 8, abs=0.03)
+    assert found["reset"] == pytest.approx(2 / 8, abs=0.03)
+    assert found["space"] == pytest.approx(5 / 8, abs=0.03)
+
+
+def test_an_empty_replay_is_passed_over():
+    found = sources(StartWeights(replay=3.0, reset=1.0, space=1.0), rows=0)
+    assert found["replay"] == 0
+    assert found["reset"] == pytest.approx(0.5, abs=0.04)
+
+
+def test_with_replay_alone_the_first_plan_begins_where_episodes_do():
+    assert sources(StartWeights(replay=1.0, space=0.0), rows=0)["reset"] == 1.0
+
+
+def test_starts_in_space_fill_it():
+    weights = StartWeights(space=1.0)
+    x = np.asarray(starts(model, memory(), weights, SPACES.observation, 4000, KEY))
+    counts, _ = np.histogram(x, bins=10, range=(-1, 1))
+    assert counts.sum() == 4000
+    assert counts.min() > 300
+
+
+def test_starts_in_space_are_possible_observations():
+    box = Box(jnp.array([-1.0, -1, -8]), jnp.array([1.0, 1, 8]))
+    empty = replay.create(4, 3, 1)
+    x = np.asarray(starts(Pendulum(), empty, StartWeights(), box, 500, KEY))
+    np.testing.assert_allclose(np.hypot(x[:, 0], x[:, 1]), 1, atol=1e-5)
+    assert np.abs(x[:, 2]).max() > 7
+
+
+def test_a_rollout_stops_at_termination(learner):
+    first = jnp.array([[1.0], [2.0], [4.0], [9.0]])
+    countdown = probes.Countdown()
+    moves, happened = rollout(countdown, learner.actor, first, 5, 0.0, SPACES, KEY)
+    assert happened.shape == (5, 4)
+    np.testing.assert_array_equal(happened.sum(0), [1, 2, 4, 5])
+    steps = np.arange(5)[:, None]
+    np.testing.assert_array_equal(happened, steps < np.array([[1, 2, 4, 5]]))
+    np.testing.assert_allclose(moves.observation[..., 0], first.T - steps)
+    np.testing.assert_allclose(moves.next_observation[..., 0], first.T - steps - 1)
+    ended = np.asarray(moves.terminated & happened)
+    np.testing.assert_array_equal(ended.sum(0), [1, 1, 1, 0])
+    assert ended[[0, 1, 3], [0, 1, 2]].all()
+
+
+def test_a_rollout_obeys_the_model_and_the_scale_of_actions(learner):
+    first = jnp.linspace(-0.9, 0.9, 50)[:, None]
+    moves, _ = rollout(model, learner.actor, first, 3, 0.5, SPACES, KEY)
+    assert np.abs(moves.action).max() <= 1
+    np.testing.assert_allclose(
+        moves.next_observation, moves.observation + 0.5 * 2.0 * moves.action, atol=1e-6
+    )
+    expected = -(moves.next_observation[..., 0] ** 2) - 0.1 * (2 * moves.action[..., 0]) ** 2
+    np.testing.assert_allclose(moves.reward, expected, atol=1e-5)
+    np.testing.assert_array_equal(moves.terminated, np.abs(moves.next_observation[..., 0]) > 1)
+
+
+@pytest.mark.parametrize("exploration", [0.0, 0.4, 1.0])
+def test_exploration_is_a_share_of_first_actions(exploration):
+    state = sac.create(SMALL_SAC, SPACES, 0)
+    still = probes.constant_actor(state.actor, [2.0], [-10.0])  # always about tanh(2) = 0.964
+    moves, _ = rollout(model, still, jnp.zeros((3000, 1)), 2, exploration, SPACES, KEY)
+    first, second = np.abs(np.asarray(moves.action[..., 0]) - np.tanh(2.0)) > 0.02
+    assert first.mean() == pytest.approx(0.98 * exploration, abs=0.04)
+    assert second.mean() == 0
+
+
+@pytest.mark.parametrize("horizon", [1, 3, 16])
+def test_a_batch_has_its_size_whatever_the_horizon(learner, horizon):
+    batch, happened = eqx.filter_jit(planning.synthetic_batch)(
+        learner, model, memory(), 16, with_(horizon=horizon), SPACES, KEY
+    )
+    assert batch.reward.shape == happened.shape == (16,)
+    assert happened.any()
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.25, 4), (0.5, 8), (1.0, 16)])
+def test_real_fraction_is_the_share_of_real_rows(learner, fraction, count):
+    batch, valid, used = mixed_batch(
+        learner, model, memory(), jnp.float32(fraction), SMALL_SAC, with_(), SPACES, KEY
+    )
+    real = np.asarray(batch.action[:, 0] == SENTINEL)
+    assert real.sum() == count
+    assert valid[real].all()
+    assert int(used) == int(valid.sum()) - count
+    for field in ("observation", "next_observation"):
+        held = np.asarray(getattr(memory().transitions, field)[0])
+        assert (np.asarray(getattr(batch, field))[real] == held).all()
+
+
+def test_an_empty_replay_gives_no_real_rows(learner):
+    batch, valid, used = mixed_batch(
+        learner, model, memory(0), jnp.float32(0.5), SMALL_SAC, with_(), SPACES, KEY
+    )
+    assert int(used) == int(valid.sum()) > 0
+    assert np.abs(batch.observation).min() > 0  # rows of zeros were never written
+
+
+def test_without_a_model_a_batch_is_real(learner):
+    batch, valid, used = mixed_batch(
+        learner, None, memory(), jnp.float32(0.1), SMALL_SAC, with_(), SPACES, KEY
+    )
+    assert (batch.action == SENTINEL).all()
+    assert valid.all()
+    assert int(used) == 0
+
+
+def span(first, last, total):
+    return jnp.int32(first), jnp.int32(last), jnp.int32(total)
+
+
+def planned(state, first, last, total, fraction=0.25, config=None, known=model):
+    return planning.plan(
+        state,
+        known,
+        memory(),
+        jnp.float32(fraction),
+        span(first, last, total),
+        SMALL_SAC,
+        config or with_(horizon=3),
+        SPACES,
+        KEY,
+    )
+
+
+def test_the_compiled_loop_equals_a_naive_one(learner):
+    fast, means, synthetic = planned(learner, 0, 6, 8)
+    state, sums, made = learner, [], 0
+    for index in range(6):
+        batch_key, update_key = jax.random.split(jax.random.fold_in(KEY, index))
+        batch, valid, used = mixed_batch(
+            state,
+            model,
+            memory(),
+            jnp.float32(0.25),
+            SMALL_SAC,
+            with_(horizon=3),
+            SPACES,
+            batch_key,
+        )
+        cosine = 0.5 * (1 + np.cos(np.pi * index / 8))
+        low, high = SMALL_SAC.final_learning_rate, SMALL_SAC.learning_rate
+        rate = jnp.float32(low + (high - low) * cosine)
+        state, metrics = update(state, batch, valid, rate, SMALL_SAC, SPACES, update_key)
+        sums.append(metrics)
+        made += int(used)
+    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)  # noqa: E731
+    jax.tree.map(compare, fast, state)
+    jax.tree.map(compare, means, jax.tree.map(lambda *rows: np.mean(rows), *sums))
+    assert int(synthetic) == made
+    assert made > 6  # and it did something
+    changed = np.abs(np.asarray(fast.actor.body.weights[0] - learner.actor.body.weights[0]))
+    assert changed.max() > 1e-3
+
+
+def test_a_phase_cut_in_pieces_is_the_same_phase(learner):
+    whole, _, made = planned(learner, 0, 9, 9)
+    state, total = learner, 0
+    for first, last in ((0, 2), (2, 3), (3, 9)):
+        state, _, synthetic = planned(state, first, last, 9)
+        total += int(synthetic)
+    jax.tree.map(np.testing.assert_array_equal, whole, state)
+    assert total == int(made)
+
+
+def test_no_updates_change_nothing(learner):
+    state, means, synthetic = planned(learner, 4, 4, 8)
+    jax.tree.map(np.testing.assert_array_equal, state, learner)
+    assert int(synthetic) == 0
+    assert np.isfinite(np.asarray(means.critic_loss))
+
+
+def test_counts_shares_and_parameters_do_not_recompile(learner, compilations):
+    planned(learner, 0, 2, 8)
+    faster = probes.Slide(speed=jnp.float32(0.9))
+    planned(learner, 0, 2, 8, known=faster)
+    arguments = [(0, 5, 7, 0.5), (3, 4, 100, 0.0), (0, 1, 0, 1.0)]
+    before = compilations.count
+    for *counts, fraction in arguments:
+        planned(learner, *counts, fraction, known=faster)
+    assert compilations.count == before
+    planned(learner, 0, 2, 8, config=with_(horizon=5))
+    assert compilations.count > before  # the counter does count
+
+
+def test_the_learning_rate_falls_along_half_a_cosine():
+    config = dataclasses.replace(SMALL_SAC, learning_rate=1.0, final_learning_rate=0.5)
+    rates = [float(planning.annealed(config, jnp.float32(p))) for p in (0, 0.5, 1)]
+    assert rates == pytest.approx([1.0, 0.75, 0.5])
+
+
+def test_stored_transitions_are_written_behind_the_real_ones(learner):
+    config = with_(stored_transitions=12, horizon=1, starts=StartWeights(reset=1.0, space=0.0))
+    state, written = planning.store_synthetic(learner, model, memory(20), config, SPACES, KEY)
+    assert (int(written), int(state.size)) == (12, 32)
+    rows = jax.tree.map(np.asarray, state.transitions)
+    assert (rows.action[:20] == SENTINEL).all()
+    assert ((rows.observation[20:32] >= 0.4) & (rows.observation[20:32] <= 0.5)).all()
+    moved = rows.observation[20:32] + rows.action[20:32]  # half of an action in ±2
+    np.testing.assert_allclose(rows.next_observation[20:32], moved, atol=1e-6)
+
+
+def test_steps_after_a_termination_are_not_stored(learner):
+    config = with_(stored_transitions=12, horizon=4, starts=StartWeights(reset=1.0, space=0.0))
+    state, written = planning.store_synthetic(
+        learner, probes.Countdown(length=2.0), memory(0), config, SPACES, KEY
+    )
+    assert int(written) == int(state.size) == 6  # three rollouts of two steps
+    assert (state.transitions.observation[:6] > 0.5).all()
+    assert int(state.transitions.terminated.sum()) == 3
+
+
+def test_lookahead_takes_the_action_that_brute_force_takes(learner):
+    seen = jnp.array([[-0.9], [-0.2], [0.1], [0.45], [0.95]])
+    found = np.asarray(planning.lookahead_action(learner, model, seen, SMALL_SAC, SPACES))
+    assert found.shape == (5, 1)
+
+    def worth(x, action):
+        reached = x + 0.5 * action
+        reward = -(reached**2) - 0.1 * action**2
+        ahead = jnp.array([[reached]], jnp.float32)
+        q = learner.target_critics(ahead, learner.averaged_actor.mode(ahead))[:, 0]
+        value = float(q.min() if SMALL_SAC.critic_reduction == "min" else q.mean())
+        alive = abs(reached) <= 1
+        return SMALL_SAC.reward_scale * reward + SMALL_SAC.discount * value * alive
+
+    for x, action in zip(np.asarray(seen)[:, 0], found[:, 0], strict=True):
+        best = max(worth(x, a) for a in np.linspace(-2, 2, 41))
+        assert worth(x, action) >= best - 0.01
+
+
+def test_lookahead_in_two_dimensions_stays_in_the_box():
+    box = Box(jnp.array([-1.0, -3.0]), jnp.array([1.0, 5.0]))
+    spaces = probes.probe_spaces(4, 2)._replace(action=box)
+    state = sac.create(SMALL_SAC, spaces, 0)
+    critics = probes.constant_critics(state.critics, [0.0, 0.0])
+    state = eqx.tree_at(lambda s: (s.critics, s.target_critics), state, (critics, critics))
+    still = jnp.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, -0.4]])
+    found = np.asarray(planning.lookahead_action(state, probes.Drift(), still, SMALL_SAC, spaces))
+    assert (found >= np.asarray(box.low)).all()
+    assert (found <= np.asarray(box.high)).all()
+    assert found[1] == pytest.approx([-1.0, 4.0], abs=0.9)  # what stops it: -5 and 4
+
+
+def test_visited_box_leaves_what_the_environment_bounds():
+    spaces = probes.probe_spaces()
+    assert planning.visited_box(model, spaces, KEY) is spaces
+
+
+def test_visited_box_measures_what_it_does_not():
+    spaces = probes.probe_spaces(4, 2)._replace(bounded=(False, True, False, False))
+    found = planning.visited_box(probes.Drift(), spaces, KEY)
+    low, high = np.asarray(found.observation.low), np.asarray(found.observation.high)
+    assert (low[1], high[1]) == (-1, 1)
+    # starts are in [-1, 1]; ten steps of velocity up to 1 + 10 * 0.2 reach no further than 4
+    for index in (0, 2, 3):
+        assert -7 < low[index] < -1.2
+        assert 1.2 < high[index] < 7
+    assert found.action is spaces.action
+
+
+def test_visited_box_refuses_a_model_that_explodes():
+    class Rocket(probes.Drift):
+        def transition(self, state, action):
+            return 1e30 * (state + 1)
+
+    spaces = probes.probe_spaces(4, 2)._replace(bounded=(False,) * 4)
+    with pytest.raises(UsageError, match=r"Rocket\.step returns numbers that are not finite"):
+        planning.visited_box(Rocket(), spaces, KEY)

@@ -1,0 +1,109 @@
+"""The run directory: plain files that any reader takes."""
+
+import csv
+import json
+
+import pytest
+
+from dynasac import Config, UsageError
+from dynasac.runs import METRICS, CompileClock, Run, plain, read_metrics, versions
+
+ROW = {
+    "real_episodes": 0,
+    "real_steps": 0,
+    "synthetic_transitions": 256,
+    "gradient_updates": 10,
+    "train_return": None,
+    "eval_mean_return": -130.5,
+    "eval_regret": float("nan"),
+    "model_error": None,
+    "adapt_rung": "exact",
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run.create(tmp_path / "deep" / "run", {"env_id": "Pendulum-v1", "seed": 3})
+    yield run
+    run.close()
+
+
+def test_config_says_what_was_asked_for_and_with_what(run):
+    config = json.loads((run.directory / "config.json").read_text())
+    assert (config["env_id"], config["seed"]) == ("Pendulum-v1", 3)
+    assert config["versions"] == versions()
+    assert {"python", "dynasac", "jax", "equinox", "optax", "gymnasium", "numpy"} <= set(versions())
+
+
+def test_metrics_has_a_header_and_a_row_each(run):
+    run.append(ROW)
+    run.append({**ROW, "real_episodes": 1, "real_steps": 200, "train_return": -900.0})
+    with (run.directory / "metrics.csv").open(newline="") as file:
+        header, first, second = list(csv.reader(file))
+    assert tuple(header) == METRICS
+    assert first[:-1] == ["0", "0", "256", "10", "", "-130.5", "", "", "exact"]
+    assert second[:5] == ["1", "200", "256", "10", "-900.0"]
+    assert 0 <= float(first[-1]) <= float(second[-1])
+
+
+def test_tensorboard_gets_an_events_file(run):
+    run.append(ROW)
+    assert len(list(run.directory.glob("events.*"))) == 1
+
+
+def test_a_resumed_run_appends_and_its_clock_goes_on(run):
+    run.append(ROW)
+    again = Run.resume(run.directory)
+    again._earlier_seconds = 50.0
+    assert again.wall_seconds >= 50
+    again.append({**ROW, "real_episodes": 1})
+    again.close()
+    assert [row["real_episodes"] for row in read_metrics(run.directory)] == ["0", "1"]
+    assert float(read_metrics(run.directory)[1]["wall_seconds"]) >= 50
+    last = Run.resume(run.directory)
+    assert last.wall_seconds >= 50
+
+
+def test_a_directory_in_use_is_refused(run):
+    with pytest.raises(UsageError, match=r"already holds something: .*--resume"):
+        Run.create(run.directory, {})
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UsageError, match="already holds something"):
+        Run.create(tmp_path / "run", {})
+    with pytest.raises(UsageError, match="cannot write to"):
+        Run.create(tmp_path / "run" / "below", {})
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_an_empty_directory_will_do(tmp_path):
+    Run.create(tmp_path, {})
+    assert (tmp_path / "config.json").exists()
+
+
+def test_the_summary_never_holds_nan(run):
+    run.write_summary({"model": {"error": None}})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        run.write_summary({"model": {"error": float("nan")}})
+    assert json.loads((run.directory / "summary.json").read_text()) == {"model": {"error": None}}
+
+
+def test_settings_are_plain():
+    content = json.loads(json.dumps(plain(Config()), allow_nan=False))
+    assert content["planning"]["starts"] == plain(Config())["planning"]["starts"]
+
+
+def test_no_metrics_is_no_error(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_the_compile_clock_counts_compiling():
+    import jax
+    import jax.numpy as jnp
+
+    clock = CompileClock()
+    jax.jit(lambda x: jnp.sin(x) * 3.25)(jnp.ones(7))
+    first = clock.seconds
+    assert first > 0

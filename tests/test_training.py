@@ -1,0 +1,256 @@
+"""The loop: what is counted, what is stored, what repeats, and that it learns."""
+
+import dataclasses
+
+import gymnasium as gym
+import jax
+import numpy as np
+import probes
+import pytest
+from conftest import SMALL, SMALL_SAC
+
+from dynasac import DynaSAC, StartWeights, UsageError, preset
+from dynasac.agent import Silent
+from dynasac.training import Counts, total_updates
+
+
+def with_(config=SMALL, sac=None, planning=None, **changes):
+    return dataclasses.replace(
+        config,
+        sac=dataclasses.replace(config.sac, **(sac or {})),
+        planning=dataclasses.replace(config.planning, **(planning or {})),
+        **changes,
+    )
+
+
+def stored(agent):
+    """The rows that the replay holds, as NumPy arrays."""
+    size = int(agent.state.replay.size)
+    return jax.tree.map(lambda ring: np.asarray(ring[:size]), agent.state.replay.transitions)
+
+
+def policy_bytes(agent, tmp_path, name):
+    agent.save(tmp_path / name)
+    return (tmp_path / name / "policy.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def clocked():
+    """Two real episodes of `Clock`, which the time limit ends, without a model."""
+    env = gym.make("Clock-v0", disable_env_checker=True)
+    return DynaSAC(env, "none", SMALL).learn(real_episodes=2)
+
+
+def test_the_seed_preset_is_the_seed_document():
+    seed = preset("seed")
+    assert seed.real_episodes == 20
+    assert seed.updates_per_real_step == 2
+    assert seed.planning.stored_transitions == 100
+    assert seed.planning.updates == 200
+    assert seed.planning.horizon == 1
+    assert seed.planning.first_updates == 0
+    assert seed.planning.starts == StartWeights(replay=0.0, reset=1.0, space=0.0)
+    assert preset("seed", with_model=False).real_episodes == 40
+    assert preset("seed", with_model=False).planning.stored_transitions == 0
+
+
+def test_the_seed_preset_adds_up():
+    config = with_(
+        preset("seed"),
+        sac={"hidden": (8, 8), "batch_size": 16},
+        planning={"updates": 7, "stored_transitions": 9},
+    )
+    agent = DynaSAC("Rail-v0", probes.Slide(), config).learn(real_episodes=3)
+    counts = agent.state.counts
+    steps = counts.real_steps
+    assert 3 <= steps <= 30
+    assert counts == Counts(
+        real_episodes=3,
+        real_steps=steps,
+        synthetic_transitions=3 * 9,
+        gradient_updates=2 * steps + 3 * 7,
+        phase_updates=0,
+        planned=4,
+    )
+    rows = stored(agent)
+    assert len(rows.reward) == steps + 3 * 9
+    assert np.abs(rows.action).max() <= 1
+    # the last nine are synthetic, from the reset distribution, with the action's scale put right
+    assert ((rows.observation[-9:] >= 0.4) & (rows.observation[-9:] <= 0.5)).all()
+    moved = rows.observation + 0.5 * 2 * rows.action
+    np.testing.assert_allclose(rows.next_observation, moved, atol=1e-5)
+
+
+def test_actions_in_the_replay_are_the_learners_and_the_environments_are_its_own(clocked):
+    rows = stored(clocked)
+    played = np.array(clocked.env.unwrapped.actions, np.float32)
+    assert np.abs(rows.action).max() <= 1
+    np.testing.assert_allclose(played, 2 * rows.action[:, 0], atol=1e-6)
+    np.testing.assert_allclose(rows.reward, played, atol=1e-6)
+    assert np.abs(played).max() > 0.5
+
+
+def test_truncation_is_not_termination_and_the_last_observation_is_kept(clocked):
+    rows = stored(clocked)
+    assert len(rows.reward) == 20
+    assert not rows.terminated.any()
+    once = np.arange(10, dtype=np.float32) / 10
+    np.testing.assert_allclose(rows.observation[:, 0], np.tile(once, 2), atol=1e-6)
+    np.testing.assert_allclose(rows.next_observation[:, 0], np.tile(once + 0.1, 2), atol=1e-6)
+
+
+def test_termination_is_stored_where_it_happened():
+    agent = DynaSAC("Timer-v0", "none", SMALL).learn(real_episodes=3)
+    rows = stored(agent)
+    np.testing.assert_array_equal(rows.terminated, [False, False, False, True] * 3)
+    np.testing.assert_allclose(rows.next_observation[3::4, 0], [0.4] * 3, atol=1e-6)
+    assert agent.state.counts.real_steps == 12
+
+
+def test_learning_by_steps_counts_whole_episodes(clocked):
+    agent = DynaSAC("Clock-v0", "none", SMALL)
+    assert agent.learn(11).state.counts.real_steps == 20
+    assert agent.learn(total_timesteps=20).state.counts.real_steps == 20
+    jax.tree.map(np.testing.assert_array_equal, agent.state, clocked.state)
+    assert agent.learn(total_timesteps=21).state.counts.real_steps == 30
+
+
+def test_random_steps_come_first_and_without_updates():
+    agent = DynaSAC("Clock-v0", "none", with_(random_steps=15))
+    counts = agent.learn(real_episodes=2).state.counts
+    assert counts.gradient_updates == 6 + 5 + 2 * 4
+    assert len(np.unique(stored(agent).action)) == 20
+
+
+def test_real_steps_do_not_compile_again(compilations):
+    agent = DynaSAC("Clock-v0", "none", with_(sac={"batch_size": 17}))
+    seen = []
+
+    class Watch(Silent):
+        def progress(self, state, message):
+            seen.append((state.counts.real_episodes, compilations.count))
+
+    agent.learn(real_episodes=1)
+    before = compilations.count
+    agent.learn(real_episodes=3, observer=Watch())
+    assert compilations.count == before
+    small = DynaSAC("Clock-v0", "none", with_(sac={"hidden": (7,)}, updates_per_real_step=0))
+    before = compilations.count
+    small.learn(real_episodes=1)
+    assert compilations.count - before < 8  # ten steps, none with a program of its own
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_others(tmp_path):
+    def trained(seed, name):
+        agent = DynaSAC("Rail-v0", probes.Slide(), SMALL, seed).learn(real_episodes=1)
+        return policy_bytes(agent, tmp_path, name)
+
+    first = trained(4, "first")
+    assert trained(4, "again") == first
+    assert trained(5, "other") != first
+
+
+class Stop(Silent):
+    """Interrupts at the n-th look."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def progress(self, state, message):
+        self.looks -= 1
+        if self.looks < 0:
+            raise KeyboardInterrupt
+
+
+CHUNKED = with_(planning={"first_updates": 600, "updates": 300})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return DynaSAC("Rail-v0", probes.Slide(), CHUNKED).learn(real_episodes=2)
+
+
+@pytest.mark.parametrize("looks", [0, 1, 3, 4, 5])
+def test_interrupted_and_gone_on_equals_never_interrupted(uninterrupted, looks):
+    agent = DynaSAC("Rail-v0", probes.Slide(), CHUNKED)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(real_episodes=2, observer=Stop(looks))
+    assert agent.state.counts != uninterrupted.state.counts
+    assert agent.state.counts.gradient_updates >= 250
+    agent.learn(real_episodes=2)
+    assert agent.state.counts == uninterrupted.state.counts
+    jax.tree.map(np.testing.assert_array_equal, agent.state, uninterrupted.state)
+
+
+def test_gone_on_from_a_checkpoint_equals_never_interrupted(uninterrupted, tmp_path):
+    agent = DynaSAC("Rail-v0", probes.Slide(), CHUNKED)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(real_episodes=2, observer=Stop(4))
+    agent.save_checkpoint(tmp_path / "checkpoints")
+    fresh = DynaSAC("Rail-v0", probes.Slide(), CHUNKED)
+    fresh.load_checkpoint(tmp_path / "checkpoints")
+    assert fresh.state.counts == agent.state.counts
+    assert int(fresh.state.replay.size) == int(agent.state.replay.size)
+    fresh.learn(real_episodes=2)
+    jax.tree.map(np.testing.assert_array_equal, fresh.state.sac, uninterrupted.state.sac)
+    jax.tree.map(np.testing.assert_array_equal, fresh.state.replay, uninterrupted.state.replay)
+    assert fresh.state.counts == uninterrupted.state.counts
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("BrokenObservation-v0", r"non-finite observation \(real episode 1, step 2\)"),
+        ("BrokenReward-v0", r"reward inf \(real episode 1, step 2\)"),
+    ],
+)
+def test_an_environment_that_returns_what_is_not_finite(env_id, message):
+    agent = DynaSAC(env_id, "none", SMALL)
+    with pytest.raises(UsageError, match=message):
+        agent.learn(real_episodes=1)
+    assert int(agent.state.replay.size) == 0
+
+
+def test_a_model_that_returns_nan_is_an_error():
+    class Leaky(probes.Slide):
+        def reward(self, state, action, next_state):
+            return super().reward(state, action, next_state) / 0.0 * 0.0
+
+    with pytest.raises(UsageError, match="diverged"):
+        DynaSAC("Rail-v0", Leaky(), SMALL).learn(real_episodes=0)
+
+
+def test_the_updates_to_come_are_known_beforehand(clocked):
+    assert total_updates(SMALL, 2, 10) == clocked.state.counts.gradient_updates
+
+
+def test_planning_alone_learns_pendulum_without_a_real_step(trained):
+    untrained = DynaSAC("Pendulum-v1", config=trained.config, seed=3).evaluate(100).mean_return
+    assert untrained < -800
+    assert trained.state.counts.real_steps == 0
+    assert trained.evaluate(100).mean_return > -180
+
+
+def test_plain_sac_learns_from_real_steps_alone():
+    """Doing nothing is worth about -7.5 an episode, the best policy 0."""
+    config = with_(
+        SMALL,
+        sac={
+            **dataclasses.asdict(SMALL_SAC),
+            "hidden": (16, 16),
+            "batch_size": 64,
+            "learning_rate": 3e-3,
+            "final_learning_rate": 3e-3,
+            "reward_scale": 1.0,
+            "discount": 0.5,
+            "target_entropy": -2.0,
+        },
+        planning={"first_updates": 0, "updates": 0},
+        replay_capacity=1000,
+        random_steps=100,
+    )
+    agent = DynaSAC("Recall-v0", "none", config)
+    assert agent.evaluate(20).mean_return < -5
+    agent.learn(real_episodes=60)
+    assert agent.state.counts.synthetic_transitions == 0
+    assert agent.evaluate(20).mean_return > -1
