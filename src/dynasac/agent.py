@@ -1,5 +1,6 @@
 """DynaSAC: the whole program as one object, with the methods stable-baselines3 users expect."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import checkpoint, evaluation, planning, presets, training
+from . import checkpoint, evaluation, planning, presets, sac, training
 from .errors import UsageError
 from .models import KNOWN_PHYSICS, DynamicsModel, check_contract, known_model, model_from_file
 from .presets import Config
@@ -62,6 +63,8 @@ class DynaSAC:
         self.model = _resolved(model, self.env_id, spaces)
         self.config = config or presets.preset("default", with_model=self.model is not None)
         presets.check(self.config)
+        learner = sac.for_episodes_of(spaces.episode_steps, self.config.sac)
+        self.config = dataclasses.replace(self.config, sac=learner)
         if not 0 <= seed < 2**31:
             raise UsageError(f"--seed {seed}: from 0 to {2**31 - 1}")
         if self.model is not None:

@@ -41,7 +41,7 @@ class StartWeights:
 class PlanningConfig:
     """How synthetic transitions are made and used."""
 
-    first_updates: int = 4000
+    first_updates: int = 3000
     """gradient updates before the first real episode"""
     updates: int = 1000
     """gradient updates after each real episode"""
@@ -53,7 +53,7 @@ class PlanningConfig:
     """share of rollouts whose first action is drawn uniformly, not from the policy"""
     real_fraction: float = 0.1
     """share of real transitions in a batch, once there are any"""
-    improvement_states: int = 64
+    improvement_states: int = 128
     """states of a batch for which better actions than the policy's are sought in the model"""
     improvement_candidates: int = 8
     """uniform actions tried for each"""
@@ -294,7 +294,7 @@ def action_values(
         keys = jax.random.split(key, action.shape[0])
         result = jax.vmap(model.step)(observation, spaces.action.from_unit(action), keys)
         total = total + weight * sac_config.reward_scale * result.reward
-        weight = weight * jnp.where(result.terminated, 0.0, sac_config.discount)
+        weight = weight * jnp.where(result.terminated, 0.0, sac.discount(sac_config))
         x = spaces.observation.to_unit(result.next_observation)
         return (result.next_observation, actor.mode(x), total, weight), None
 
@@ -344,7 +344,7 @@ def better_actions(
     )
 
 
-LOOKAHEAD_CANDIDATES = 64
+LOOKAHEAD_CANDIDATES = 32
 
 
 @eqx.filter_jit

@@ -30,6 +30,7 @@ MODEL_FREE_SAC = SACConfig(
     activation="relu",
     learning_rate=3e-4,
     final_learning_rate=3e-4,
+    discount=0.99,
     target_rate=0.005,
     critic_reduction="min",
     entropy_in_target=True,
@@ -40,7 +41,8 @@ MODEL_FREE_SAC = SACConfig(
 """The settings of the SAC paper, which stable-baselines3 uses as its defaults."""
 
 SEED = Config(
-    sac=MODEL_FREE_SAC,
+    # 64 is what the notebook's `model.train(gradient_steps=2)` draws when no batch size is given
+    sac=dataclasses.replace(MODEL_FREE_SAC, batch_size=64),
     planning=PlanningConfig(
         first_updates=0,
         updates=200,
@@ -120,7 +122,7 @@ def check(config: Config) -> None:
     shares = {
         "planning.real-fraction": planning.real_fraction,
         "planning.exploration": planning.exploration,
-        "sac.discount": learner.discount,
+        "sac.discount": 0.0 if learner.discount is None else learner.discount,
         "sac.target-rate": learner.target_rate,
     }
     for name, value in shares.items():
@@ -172,6 +174,7 @@ def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
             values[name] = from_plain(value, hints[name])
             continue
         like = getattr(kind(), name)
+        like = 0.0 if like is None else like  # the only settings that may be open are numbers
         value = tuple(value) if isinstance(value, list) else value
         number = isinstance(like, float) and type(value) in (int, float)
         if not number and type(value) is not type(like):

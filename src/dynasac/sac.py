@@ -4,6 +4,7 @@ Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (arXiv:1812.059
 their numbers there. Choices on which respected implementations differ are fields of `SACConfig`.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,11 +34,11 @@ class SACConfig:
     """what a cosine takes it down to over a phase of planning"""
     batch_size: int = 256
     """transitions in an update"""
-    discount: float = 0.99
-    """γ"""
+    discount: float | None = None
+    """γ; None: 1 - 1.5/T for episodes of T steps, so that values look two thirds of one ahead"""
     target_rate: float = 0.1
     """τ: how far the target critics move towards the critics at each update"""
-    critic_reduction: Literal["min", "mean"] = "mean"
+    critic_reduction: Literal["min", "mean"] = "min"
     """what of the two critics is believed"""
     entropy_in_target: bool = False
     """whether values include the entropy to come (soft policy evaluation), as in the paper"""
@@ -47,6 +48,24 @@ class SACConfig:
     """α at the start"""
     reward_scale: float = 0.1
     """rewards are multiplied by this before the learner sees them"""
+
+
+def for_episodes_of(steps: int, config: SACConfig) -> SACConfig:
+    """The settings with what the length of an episode decides filled in."""
+    if config.discount is not None:
+        return config
+    return dataclasses.replace(config, discount=max(0.0, 1 - 1.5 / steps))
+
+
+def discount(config: SACConfig) -> float:
+    """γ.
+
+    Raises:
+        ValueError: it is still to be decided, by `for_episodes_of`.
+    """
+    if config.discount is None:
+        raise ValueError("the discount is not decided: use for_episodes_of(steps, config)")
+    return config.discount
 
 
 class SACState(eqx.Module):
@@ -127,7 +146,7 @@ def td_target(
 ) -> Float[Array, "*batch"]:
     """r + γ V(s'), and r alone where s' is terminal (eq. 5)."""
     reward = config.reward_scale * batch.reward
-    return reward + config.discount * jnp.where(batch.terminated, 0.0, value)
+    return reward + discount(config) * jnp.where(batch.terminated, 0.0, value)
 
 
 def critic_loss(
