@@ -2,7 +2,8 @@
 
     dynasac train cart:Cart-v0 --model cart.py:Cart
 
-`Cart` is the model that planning uses; `CartEnv` stands in for the real thing, and has more friction.
+`Cart` is the model that planning uses; `CartEnv` stands in for the real thing: a little heavier,
+with more friction.
 """
 
 import gymnasium as gym
@@ -33,7 +34,7 @@ class Cart(PhysicsModel):
 
 
 class CartEnv(gym.Env):
-    """The real cart: a little heavier, with more friction."""
+    """The real cart."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gym.spaces.Box(-5.0, 5.0, (1,), np.float32)

@@ -11,7 +11,7 @@ from dynasac import Config, DynaSAC, PlanningConfig, SACConfig
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(8, 8), batch_size=16)
+SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(8, 8), batch_size=16, discount=0.99)
 SMALL_PLANNING = dataclasses.replace(PlanningConfig(), first_updates=6, updates=4, horizon=2)
 SMALL = dataclasses.replace(Config(), sac=SMALL_SAC, planning=SMALL_PLANNING, replay_capacity=200)
 """Settings under which everything happens and nothing is learned."""

@@ -264,8 +264,9 @@ def test_what_cannot_be_controlled(arguments, message):
 
 
 @pytest.mark.parametrize("seed", [2**31, 2**40])
-def test_large_seeds_work(seed):
-    DynaSAC("Rail-v0", probes.Slide(), SMALL, seed=seed).learn(real_episodes=0)
+def test_seeds_beyond_32_bits_are_refused(seed):
+    with pytest.raises(UsageError, match="from 0 to 2147483647"):
+        DynaSAC("Rail-v0", probes.Slide(), SMALL, seed=seed)
 
 
 def test_a_negative_seed_is_refused():

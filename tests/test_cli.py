@@ -156,7 +156,7 @@ def test_without_a_model(tmp_path):
         (["Pendulum-v1", "--sac.discount=2"], r"--sac.discount 2.0"),
         (["Pendulum-v1", "--sac.hidden", "0"], r"--sac.hidden"),
         (["Pendulum-v1", "--evaluation-episodes=0"], r"--evaluation-episodes: at least 1"),
-        (["Pendulum-v1", "--seed=-1"], r"--seed: at least 0"),
+        (["Pendulum-v1", "--seed=-1"], r"--seed -1: from 0 to"),
         (["Pendulum-v1", "--resume"], r"--resume needs --output"),
         (["Pendulum-v1", "--resume", "--output=nothing"], r"there is no config\.json"),
     ],

@@ -42,6 +42,7 @@ def learner():
 starts = eqx.filter_jit(planning.start_observations)
 rollout = eqx.filter_jit(planning.rollout)
 mixed_batch = eqx.filter_jit(planning.mixed_batch)
+better_actions = eqx.filter_jit(planning.better_actions)
 update = eqx.filter_jit(sac.update)
 model = jax.tree.map(jnp.asarray, probes.Slide())
 NARROW = Box(jnp.array([-0.3]), jnp.array([0.1]))  # away from resets (0.4 to 0.5) and replay
@@ -197,7 +198,8 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
     fast, means, synthetic = planned(learner, 0, 6, 8)
     state, sums, made = learner, [], 0
     for index in range(6):
-        batch_key, update_key = jax.random.split(jax.random.fold_in(KEY, index))
+        keys = jax.random.split(jax.random.fold_in(KEY, index), 3)
+        batch_key, improvement_key, update_key = keys
         batch, valid, used = mixed_batch(
             state,
             model,
@@ -211,7 +213,11 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
         cosine = 0.5 * (1 + np.cos(np.pi * index / 8))
         low, high = SMALL_SAC.final_learning_rate, SMALL_SAC.learning_rate
         rate = jnp.float32(low + (high - low) * cosine)
-        state, metrics = update(state, batch, valid, rate, SMALL_SAC, SPACES, update_key)
+        rows = batch.observation[: with_().improvement_states]
+        better = better_actions(
+            state, model, rows, SMALL_SAC, with_(horizon=3), SPACES, improvement_key
+        )
+        state, metrics = update(state, batch, valid, rate, SMALL_SAC, SPACES, update_key, better)
         sums.append(metrics)
         made += int(used)
     compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)  # noqa: E731
@@ -282,7 +288,9 @@ def test_steps_after_a_termination_are_not_stored(learner):
 
 def test_lookahead_takes_the_action_that_brute_force_takes(learner):
     seen = jnp.array([[-0.9], [-0.2], [0.1], [0.45], [0.95]])
-    found = np.asarray(planning.lookahead_action(learner, model, seen, SMALL_SAC, SPACES))
+    found = np.asarray(
+        planning.lookahead_action(learner, model, seen, SMALL_SAC, with_(lookahead_tail=0), SPACES)
+    )
     assert found.shape == (5, 1)
 
     def worth(x, action):
@@ -306,7 +314,11 @@ def test_lookahead_in_two_dimensions_stays_in_the_box():
     critics = probes.constant_critics(state.critics, [0.0, 0.0])
     state = eqx.tree_at(lambda s: (s.critics, s.target_critics), state, (critics, critics))
     still = jnp.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, -0.4]])
-    found = np.asarray(planning.lookahead_action(state, probes.Drift(), still, SMALL_SAC, spaces))
+    found = np.asarray(
+        planning.lookahead_action(
+            state, probes.Drift(), still, SMALL_SAC, with_(lookahead_tail=0), spaces
+        )
+    )
     assert (found >= np.asarray(box.low)).all()
     assert (found <= np.asarray(box.high)).all()
     assert found[1] == pytest.approx([-1.0, 4.0], abs=0.9)  # what stops it: -5 and 4
@@ -337,3 +349,36 @@ def test_visited_box_refuses_a_model_that_explodes():
     spaces = probes.probe_spaces(4, 2)._replace(bounded=(False,) * 4)
     with pytest.raises(UsageError, match=r"Rocket\.step returns numbers that are not finite"):
         planning.visited_box(Rocket(), spaces, KEY)
+
+
+def test_better_actions_are_the_best_of_those_tried(learner):
+    seen = jnp.array([[-0.9], [-0.2], [0.45]])
+    config = with_(improvement_candidates=64, improvement_tail=0)
+    found = better_actions(learner, model, seen, SMALL_SAC, config, SPACES, KEY)
+    own = learner.actor.mode(SPACES.observation.to_unit(seen))
+
+    def worth(action):
+        return planning.action_values(
+            learner.actor, learner.target_critics, model, seen, action, 0, SMALL_SAC, SPACES, KEY
+        )
+
+    np.testing.assert_allclose(found.gain, worth(found.action) - worth(own), atol=1e-5)
+    grid = [worth(jnp.full((3, 1), a)) for a in np.linspace(-1, 1, 41)]
+    assert (worth(found.action) >= np.max(grid, axis=0) - 0.02).all()
+
+
+def test_a_tail_follows_the_policy_and_stops_at_the_end(learner):
+    seen, action = jnp.array([[-0.9], [-0.2], [0.45]]), jnp.array([[0.3], [-1.0], [1.0]])
+    found = planning.action_values(
+        learner.actor, learner.target_critics, model, seen, action, 3, SMALL_SAC, SPACES, KEY
+    )
+    for row in range(3):
+        x, a, total, weight = seen[row], action[row], 0.0, 1.0
+        for _ in range(4):
+            step = model.step(x, SPACES.action.from_unit(a), KEY)
+            total += weight * SMALL_SAC.reward_scale * step.reward
+            weight *= 0.0 if step.terminated else SMALL_SAC.discount
+            x = step.next_observation
+            a = learner.actor.mode(SPACES.observation.to_unit(x[None]))[0]
+        q = learner.target_critics(SPACES.observation.to_unit(x[None]), a[None]).min()
+        np.testing.assert_allclose(found[row], total + weight * q, rtol=1e-4, atol=1e-5)

@@ -59,7 +59,7 @@ class PlanningConfig:
     """uniform actions tried for each"""
     improvement_tail: int = 0
     """steps that the policy is followed after them in the model, before the critics judge"""
-    lookahead_tail: int = 40
+    lookahead_tail: int = 100
     """likewise, for `lookahead` at decision time"""
     stored_transitions: int = 0
     """synthetic transitions written to the replay after each real episode, as the seed document

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from .errors import UsageError
 from .planning import PlanningConfig, StartWeights
@@ -141,12 +141,7 @@ def check(config: Config) -> None:
     weights = (starts.replay, starts.reset, starts.space)
     if min(weights) < 0 or sum(weights) == 0:
         raise UsageError(f"--planning.starts.* {weights}: weights of at least 0, not all of them 0")
-    if learner.activation not in ("tanh", "relu"):
-        raise UsageError(f"--sac.activation {learner.activation}: tanh or relu")
-    if learner.critic_reduction not in ("min", "mean"):
-        raise UsageError(f"--sac.critic-reduction {learner.critic_reduction}: min or mean")
-    whole_layers = all(isinstance(units, int) for units in learner.hidden)
-    if not learner.hidden or not whole_layers or min(learner.hidden) < 1:
+    if not learner.hidden or min(learner.hidden) < 1:
         raise UsageError(f"--sac.hidden {learner.hidden}: one number of units for each layer")
     if planning.horizon > learner.batch_size:
         raise UsageError(
@@ -177,7 +172,11 @@ def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
         like = 0.0 if like is None else like  # the only settings that may be open are numbers
         value = tuple(value) if isinstance(value, list) else value
         number = isinstance(like, float) and type(value) in (int, float)
-        if not number and type(value) is not type(like):
+        listed = get_args(hints[name]) if isinstance(like, str) else (value,)
+        same = type(value) is type(like) and value in listed
+        if isinstance(like, tuple):
+            same = isinstance(value, tuple) and all(type(item) is int for item in value)
+        if not number and not same:
             raise UsageError(f"the saved setting {name} is {value!r}, not like {like!r}")
         values[name] = value
     return kind(**values)
