@@ -73,11 +73,11 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
     paper = dataclasses.replace(presets.MODEL_FREE_SAC, hidden=hidden, batch_size=BATCH)
     own = dataclasses.replace(presets.DEFAULT.sac, hidden=hidden, batch_size=BATCH)
     works: dict[str, Work] = {
-        "ours": our_work(paper),
+        "ours": our_work(paper, improved=False),
         "sb3": sb3_work(hidden),
         "sb3_one_thread": sb3_work(hidden, threads=1),
         "sbx": sbx_work(hidden),
-        "ours_default_losses": our_work(own),
+        "ours_default_losses": our_work(own, improved=True),
     }
     products = {"1024x1024x1024": products_of(1024, 1024), f"{BATCH}x64x64": products_of(BATCH, 64)}
     for work in works.values():
@@ -125,9 +125,15 @@ def update_operations(hidden: tuple[int, ...], observation: int = 3, action: int
     return {"peers": 2 * BATCH * peers, "ours": 2 * BATCH * (peers + actor)}
 
 
-def our_work(losses) -> Work:
-    """Planning from the exact model, nothing real in the batches."""
-    config = dataclasses.replace(presets.DEFAULT, sac=losses)
+def our_work(losses, improved: bool) -> Work:
+    """Planning from the exact model, nothing real in the batches.
+
+    `improved`: with the search for better actions, which is work that no peer does.
+    """
+    planned = presets.DEFAULT.planning
+    if not improved:
+        planned = dataclasses.replace(planned, improvement_states=0)
+    config = dataclasses.replace(presets.DEFAULT, sac=losses, planning=planned)
     agent = DynaSAC("Pendulum-v1", config=config)
     task, learner = agent.task, agent.state.sac
     key = training.key_for(task, training.PLAN, 0)
@@ -142,8 +148,8 @@ def our_work(losses) -> Work:
             agent.state.replay,
             fraction,
             span,
-            config.sac,
-            config.planning,
+            task.config.sac,
+            task.config.planning,
             task.spaces,
             key,
         )

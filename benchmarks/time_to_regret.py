@@ -27,7 +27,7 @@ SHORT_PHASE = 1000
 """updates over which the learning rate is taken down in the second variant"""
 PEER_CHUNK = 500
 """real steps of SBX between two measurements"""
-PEER_LIMIT = 30_000
+PEER_LIMIT = 15_000
 """real steps after which SBX's seconds count as if it had got there"""
 
 
