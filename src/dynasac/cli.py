@@ -111,7 +111,7 @@ def train(command: Train) -> int:
         raise UsageError("--evaluation-episodes: at least 1")
     if command.resume and command.output is None:
         raise UsageError("--resume needs --output DIR, the run to go on with")
-    _configure_jax()
+    _configure()
     from . import evaluation, recording, runs
     from .agent import DynaSAC
 
@@ -145,7 +145,7 @@ def evaluate(command: Evaluate) -> int:
         raise UsageError("--episodes: at least 1")
     if command.seed < 0:
         raise UsageError("--seed: at least 0")
-    _configure_jax()
+    _configure()
     from . import evaluation, recording
 
     agent, _ = recording.load_run(command.directory, command.env, command.model)
@@ -170,7 +170,7 @@ def _print_result(agent, measured, regret: float | None, directory) -> None:
     print("next:")
     if agent.model is not None:
         print(f"  dynasac evaluate {directory.directory} --lookahead 1")
-    print(f"  tensorboard --logdir {directory.directory}")
+    print("  dynasac train --help")
 
 
 def _worth(env_id: str, measured, regret: float | None) -> str:
@@ -190,8 +190,12 @@ def _free_directory(env_id: str) -> Path:
     return candidate
 
 
-def _configure_jax() -> None:
-    """Quiet on standard error, and compiled programs kept from one run to the next."""
+def _configure() -> None:
+    """Quiet on standard error, and compiled programs kept from one run to the next.
+
+    MODULE:ID is looked for in the current directory too, as `python -m` does.
+    """
+    sys.path.insert(0, "")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
