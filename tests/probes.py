@@ -231,7 +231,8 @@ def probe_spaces(observation: int = 1, action: int = 1, action_high: float = 2.0
 def constant(network, outputs):
     """The same network, whatever its weights, with an output that does not depend on its input."""
     zeros = jax.tree.map(jnp.zeros_like, network)
-    return eqx.tree_at(lambda n: n.biases[-1], zeros, jnp.asarray(outputs, jnp.float32))
+    outputs = jnp.asarray(outputs, jnp.float32)[..., None]
+    return eqx.tree_at(lambda n: n.biases[-1], zeros, outputs)
 
 
 def constant_actor(actor, mean: list[float], raw: list[float]):

@@ -8,7 +8,7 @@ import probes
 import pytest
 from scipy import integrate, stats
 
-from dynasac.networks import LOG_STD_MAX, LOG_STD_MIN, Actor, Critics
+from dynasac.networks import LOG_STD_MAX, LOG_STD_MIN, Actor, Critics, product
 
 
 def actor(seed: int = 0, observation: int = 3, action: int = 2) -> Actor:
@@ -19,10 +19,14 @@ def critics(count: int = 2, activation: str = "relu") -> Critics:
     return Critics(count, 3, 2, (8, 8), activation, np.random.default_rng(0))
 
 
+def gaussian_noise(seed: int, shape: tuple[int, ...]):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
 @pytest.mark.parametrize("batch", [(), (4,), (2, 5)])
 def test_shapes(batch):
     x, a = jnp.ones((*batch, 3)), jnp.zeros((*batch, 2))
-    sampled, log_prob = actor().sample(x, jax.random.key(0))
+    sampled, log_prob = actor().sample(x, gaussian_noise(0, (*x.shape[:-1], 2)))
     assert actor().mode(x).shape == sampled.shape == (*batch, 2)
     assert log_prob.shape == batch
     assert critics(3)(x, a).shape == (3, *batch)
@@ -31,7 +35,7 @@ def test_shapes(batch):
 def test_actions_stay_in_their_range_and_deviations_in_theirs():
     wild = jax.tree.map(lambda leaf: 100 * leaf, actor())
     x = jax.random.normal(jax.random.key(1), (200, 3))
-    sampled, log_prob = wild.sample(x, jax.random.key(0))
+    sampled, log_prob = wild.sample(x, gaussian_noise(0, (*x.shape[:-1], 2)))
     log_std = wild.gaussian(x)[1]
     assert np.abs(sampled).max() <= 1
     assert np.isfinite(log_prob).all()
@@ -47,7 +51,7 @@ def test_a_new_policy_is_near_the_middle():
 def test_log_prob_is_that_of_a_change_of_variables():
     policy = actor()
     x = jax.random.normal(jax.random.key(1), (500, 3))
-    action, log_prob = policy.sample(x, jax.random.key(2))
+    action, log_prob = policy.sample(x, gaussian_noise(2, (500, 2)))
     mean, log_std = (np.asarray(part, np.float64) for part in policy.gaussian(x))
     a = np.asarray(action, np.float64)
     inside = (np.abs(a) < 0.999).all(-1)  # beyond, float32 has lost the action's digits
@@ -62,7 +66,7 @@ def test_the_density_of_actions_integrates_to_one_and_fits_the_samples():
     normal = stats.norm(0.4, np.exp(log_std))
     total, _ = integrate.quad(lambda a: normal.pdf(np.arctanh(a)) / (1 - a * a), -1, 1)
     assert total == pytest.approx(1, abs=1e-6)
-    action, log_prob = policy.sample(jnp.zeros((20_000, 3)), jax.random.key(0))
+    action, log_prob = policy.sample(jnp.zeros((20_000, 3)), gaussian_noise(0, (20_000, 1)))
     assert stats.kstest(np.arctanh(np.asarray(action[:, 0])), normal.cdf).pvalue > 0.01
     jacobian, _ = integrate.quad(
         lambda u: normal.pdf(u) * (normal.logpdf(u) - np.log1p(-(np.tanh(u) ** 2))), -3, 4
@@ -72,7 +76,7 @@ def test_the_density_of_actions_integrates_to_one_and_fits_the_samples():
 
 def test_log_prob_stays_finite_where_tanh_saturates():
     policy = probes.constant_actor(actor(action=1), [50.0], [-10.0])
-    _, log_prob = policy.sample(jnp.zeros((10, 3)), jax.random.key(0))
+    _, log_prob = policy.sample(jnp.zeros((10, 3)), gaussian_noise(0, (10, 1)))
     expected = -0.5 * np.log(2 * np.pi) - 0.5 - LOG_STD_MIN - 2 * (np.log(2) - 50)
     np.testing.assert_allclose(log_prob, expected, atol=4)
 
@@ -108,8 +112,20 @@ def test_a_perceptron_is_matrix_products_with_activations_between(activation, fu
     shifted = eqx.tree_at(lambda n: n.biases, network, biases)
     (w1, w2, w3), (b1, b2, b3) = network.weights, biases
     x = np.array([[0.5, -1.0, 2.0]], np.float32)
-    expected = function(function(x @ w1 + b1) @ w2 + b2) @ w3 + b3
-    np.testing.assert_allclose(shifted(jnp.asarray(x)), expected, rtol=1e-4)
+    expected = w3 @ function(w2 @ function(w1 @ x.T + b1) + b2) + b3
+    np.testing.assert_allclose(shifted(jnp.asarray(x)), expected.T, rtol=1e-4)
+
+
+@pytest.mark.parametrize("members", [(), (2,)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_gradients_of_a_product_are_those_of_a_matrix_product(members, shared):
+    weight = gaussian_noise(0, (*members, 4, 3))
+    x = gaussian_noise(1, (3, 5) if shared else (*members, 3, 5))
+    upstream = gaussian_noise(2, (*members, 4, 5))
+    found = jax.grad(lambda w, x: (product(w, x) * upstream).sum(), (0, 1))(weight, x)
+    expected = jax.grad(lambda w, x: (jnp.matmul(w, x) * upstream).sum(), (0, 1))(weight, x)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_equal_seeds_give_equal_networks_and_other_seeds_others():

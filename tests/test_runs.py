@@ -64,6 +64,23 @@ def test_a_resumed_run_appends_and_its_clock_goes_on(run):
     assert last.wall_seconds >= 50
 
 
+def test_an_episode_that_is_trained_again_replaces_its_row(run):
+    """Killed between the row and the checkpoint, a resumed run repeats the episode."""
+    for count, worth in ((0, -130.5), (1, -120.0)):
+        run.append({**ROW, "real_episodes": count, "eval_mean_return": worth})
+    again = Run.resume(run.directory)
+    again.append({**ROW, "real_episodes": 1, "eval_mean_return": -119.0})
+    again.close()
+    rows = read_metrics(run.directory)
+    assert [row["eval_mean_return"] for row in rows] == ["-130.5", "-119.0"]
+
+
+def test_a_run_with_something_in_it_is_not_discarded(run):
+    run.append(ROW)
+    run.discard_if_empty()
+    assert len(read_metrics(run.directory)) == 1
+
+
 def test_a_directory_in_use_is_refused(run):
     with pytest.raises(UsageError, match=r"already holds something: .*--resume"):
         Run.create(run.directory, {})

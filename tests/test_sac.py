@@ -56,6 +56,10 @@ def transitions(reward, terminated=None, observation=None, action=None) -> Trans
     )
 
 
+def noise_for(batch):
+    return jax.random.normal(KEY, (2, *batch.action.shape))
+
+
 def all_of(batch: Transition):
     return jnp.ones(batch.reward.shape, bool)
 
@@ -75,7 +79,7 @@ def test_the_ensemble_is_reduced_as_asked():
 @pytest.mark.parametrize(("reduction", "value"), [("min", 3.0), ("mean", 4.0)])
 def test_next_value_without_entropy(reduction, value):
     found = sac.next_value(
-        constant_state(), jnp.zeros((2, 1)), with_(critic_reduction=reduction), KEY
+        constant_state(), jnp.zeros((2, 1)), with_(critic_reduction=reduction), jnp.zeros((2, 1))
     )
     np.testing.assert_allclose(found, [value, value])
 
@@ -83,8 +87,9 @@ def test_next_value_without_entropy(reduction, value):
 def test_next_value_with_entropy_counts_it_at_the_temperature():
     state = constant_state(raw=-1.0)
     x = jnp.zeros((4000, 1))
-    found = sac.next_value(state, x, with_(entropy_in_target=True, critic_reduction="min"), KEY)
-    entropy = -float(state.actor.sample(x, jax.random.key(99))[1].mean())
+    noise, other = jax.random.normal(KEY, (2, 4000, 1))
+    found = sac.next_value(state, x, with_(entropy_in_target=True, critic_reduction="min"), noise)
+    entropy = -float(state.actor.sample(x, other)[1].mean())
     assert abs(entropy) > 0.5
     assert float(found.mean()) == pytest.approx(3 + 0.2 * entropy, abs=0.01)
 
@@ -93,7 +98,9 @@ def test_next_value_asks_the_target_critics():
     state = constant_state()
     moved = probes.constant_critics(state.critics, [100.0, 100.0])
     state = eqx.tree_at(lambda s: s.critics, state, moved)
-    np.testing.assert_allclose(sac.next_value(state, jnp.zeros((1, 1)), CONFIG, KEY), [4.0])
+    np.testing.assert_allclose(
+        sac.next_value(state, jnp.zeros((1, 1)), CONFIG, jnp.zeros((1, 1))), [4.0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,13 +119,14 @@ def test_critic_gradient_is_that_of_each_members_own_error():
     state, x = constant_state(), jnp.zeros((2, 1))
     target, valid = jnp.array([1.0, 4.0]), jnp.ones(2, bool)
     gradient = jax.grad(lambda c: sac.critic_loss(c, x, x, target, valid)[0])(state.critics)
-    np.testing.assert_allclose(gradient.members.biases[-1][:, 0], [3 - 2.5, 5 - 2.5], rtol=1e-5)
+    np.testing.assert_allclose(gradient.members.biases[-1][:, 0, 0], [3 - 2.5, 5 - 2.5], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("reduction", "q"), [("min", 3.0), ("mean", 4.0)])
 def test_actor_loss(reduction, q):
     state = constant_state(mean=0.3)
     x, valid = jnp.zeros((3, 1)), jnp.array([True, True, False])
+    noise = jax.random.normal(KEY, (3, 1))
     loss, entropy = sac.actor_loss(
         state.actor,
         state.critics,
@@ -126,9 +134,9 @@ def test_actor_loss(reduction, q):
         x,
         valid,
         with_(critic_reduction=reduction),
-        KEY,
+        noise,
     )
-    log_prob = float(state.actor.sample(x, KEY)[1][:2].mean())
+    log_prob = float(state.actor.sample(x, noise)[1][:2].mean())
     assert float(entropy) == pytest.approx(-log_prob, rel=1e-5)
     assert float(loss) == pytest.approx(0.2 * log_prob - q, rel=1e-5)
 
@@ -141,7 +149,9 @@ def test_temperature_loss():
 @pytest.mark.parametrize(("raw", "direction"), [(-3.0, 1), (1.0, -1)])
 def test_temperature_rises_while_entropy_is_too_low_and_falls_while_too_high(raw, direction):
     state, batch = constant_state(raw=raw), transitions([0.0] * 4)
-    after, metrics = update(state, batch, all_of(batch), jnp.asarray(0.01), CONFIG, SPACES, KEY)
+    after, metrics = update(
+        state, batch, all_of(batch), jnp.asarray(0.01), CONFIG, SPACES, noise_for(batch)
+    )
     assert (float(metrics.entropy) < CONFIG.target_entropy) == (direction > 0)
     moved = float(after.log_temperature - state.log_temperature)
     assert moved == pytest.approx(direction * 0.01, rel=1e-3)  # Adam's first step
@@ -155,7 +165,9 @@ def test_target_entropy_is_for_each_dimension_of_the_action():
     state = eqx.tree_at(lambda s: s.actor, state, actor)
     batch = transitions([0.0] * 64)
     batch = eqx.tree_at(lambda b: b.action, batch, jnp.zeros((64, 2)))
-    after, metrics = update(state, batch, all_of(batch), jnp.asarray(0.01), config, spaces, KEY)
+    after, metrics = update(
+        state, batch, all_of(batch), jnp.asarray(0.01), config, spaces, noise_for(batch)
+    )
     assert -2 < float(metrics.entropy) < -1
     assert after.log_temperature < state.log_temperature
 
@@ -164,7 +176,9 @@ def test_target_critics_move_a_share_of_the_way():
     state, batch = constant_state(), transitions([1.0, -1.0, 0.0, 2.0])
     away = probes.constant_critics(state.critics, [0.0, 1.0])
     state = eqx.tree_at(lambda s: s.target_critics, state, away)
-    after, _ = update(state, batch, all_of(batch), jnp.asarray(0.01), CONFIG, SPACES, KEY)
+    after, _ = update(
+        state, batch, all_of(batch), jnp.asarray(0.01), CONFIG, SPACES, noise_for(batch)
+    )
     jax.tree.map(
         lambda old, new, target: np.testing.assert_allclose(
             target, 0.75 * old + 0.25 * new, atol=1e-6
@@ -177,7 +191,9 @@ def test_target_critics_move_a_share_of_the_way():
 
 def test_an_update_reports_its_losses():
     state, batch = constant_state(), transitions([2.0] * 4, np.array([True, True, False, False]))
-    _, metrics = update(state, batch, all_of(batch), jnp.asarray(0.01), CONFIG, SPACES, KEY)
+    _, metrics = update(
+        state, batch, all_of(batch), jnp.asarray(0.01), CONFIG, SPACES, noise_for(batch)
+    )
     terminal, other = 0.5 * 2.0, 0.5 * 2.0 + 0.9 * 4.0
     errors = [(q - target) ** 2 for q in (3, 5) for target in (terminal, other)]
     assert float(metrics.critic_loss) == pytest.approx(0.5 * sum(errors) / 2, rel=1e-5)
@@ -192,7 +208,7 @@ def test_rows_that_do_not_count_have_no_influence():
     def updated(garbage):
         row = [0.3, garbage, -0.4, garbage]
         batch = transitions(row, np.array([False, garbage > 0, True, False]), row, row)
-        return update(state, batch, valid, jnp.asarray(0.01), CONFIG, SPACES, KEY)
+        return update(state, batch, valid, jnp.asarray(0.01), CONFIG, SPACES, noise_for(batch))
 
     jax.tree.map(np.testing.assert_array_equal, updated(0.5), updated(-1e4))
 
@@ -200,10 +216,8 @@ def test_rows_that_do_not_count_have_no_influence():
 def test_rows_that_count_have_influence():
     state = sac.create(CONFIG, SPACES, 0)
     first, second = (
-        update(
-            state, transitions([r] * 4), jnp.ones(4, bool), jnp.asarray(0.01), CONFIG, SPACES, KEY
-        )[0]
-        for r in (0.0, 50.0)
+        update(state, batch, all_of(batch), jnp.asarray(0.01), CONFIG, SPACES, noise_for(batch))[0]
+        for batch in (transitions([0.0] * 4), transitions([50.0] * 4))
     )
     assert not np.array_equal(first.critics.members.biases[-1], second.critics.members.biases[-1])
 
@@ -222,8 +236,8 @@ def learned(state, batch, config, count=600):
 
     def one(index, state):
         rate = jnp.asarray(0.01)
-        key = jax.random.fold_in(KEY, index)
-        return sac.update(state, batch, valid, rate, config, SPACES, key)[0]
+        noise = jax.random.normal(jax.random.fold_in(KEY, index), (2, *batch.action.shape))
+        return sac.update(state, batch, valid, rate, config, SPACES, noise)[0]
 
     return jax.lax.fori_loop(0, count, one, state)
 

@@ -251,6 +251,6 @@ def test_plain_sac_learns_from_real_steps_alone():
     )
     agent = DynaSAC("Recall-v0", "none", config)
     assert agent.evaluate(20).mean_return < -5
-    agent.learn(real_episodes=60)
+    agent.learn(real_episodes=120)
     assert agent.state.counts.synthetic_transitions == 0
     assert agent.evaluate(20).mean_return > -1

@@ -64,7 +64,8 @@ class DynaSAC:
         self.config = config or presets.preset("default", with_model=self.model is not None)
         presets.check(self.config)
         learner = sac.for_episodes_of(spaces.episode_steps, self.config.sac)
-        self.config = dataclasses.replace(self.config, sac=learner)
+        planned = planning.for_spaces(spaces, self.config.planning)
+        self.config = dataclasses.replace(self.config, sac=learner, planning=planned)
         if not 0 <= seed < 2**31:
             raise UsageError(f"--seed {seed}: from 0 to {2**31 - 1}")
         if self.model is not None:
@@ -295,5 +296,6 @@ def _mode(learner: SACState, observations, spaces: Spaces):
 
 @eqx.filter_jit
 def _sample(learner: SACState, observations, spaces: Spaces, key):
-    unit, _ = learner.actor.sample(spaces.observation.to_unit(observations), key)
+    noise = jax.random.normal(key, (len(observations), spaces.action.size))
+    unit, _ = learner.actor.sample(spaces.observation.to_unit(observations), noise)
     return spaces.action.from_unit(unit)

@@ -1,23 +1,68 @@
 """The two networks of Soft Actor-Critic: a squashed-Gaussian actor and an ensemble of critics."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
-class Perceptron(eqx.Module):
-    """Fully connected layers over batches: `activation` between them, none after the last."""
+@jax.custom_vjp
+def product(
+    weight: Float[Array, "*members outputs inputs"], x: Float[Array, "... inputs rows"]
+) -> Float[Array, "*members outputs rows"]:
+    """`weight @ x`; an `x` without members is everybody's.
 
-    weights: list[Float[Array, "inputs outputs"]]
-    biases: list[Float[Array, " outputs"]]
+    XLA's fast CPU kernels contract their left side over its last axis. Its gradient with respect to
+    `x` has the weights transposed there; without a barrier XLA folds the transposition into the
+    product, which then runs on slower kernels.
+    """
+    return weight @ x
+
+
+def _product_forward(weight, x):
+    return weight @ x, (weight, x)
+
+
+def _product_backward(saved, gradient):
+    weight, x = saved
+    if weight.shape[-2] == 1:
+        # a second output without influence keeps this a product; XLA would make it a multiplication
+        # and fuse into that, once for every input, all that the gradient is computed from
+        ends = [(0, 0)] * (weight.ndim - 2)
+        weight, padded = (jnp.pad(a, [*ends, (0, 1), (0, 0)]) for a in (weight, gradient))
+    else:
+        padded = gradient
+    transposed = jax.lax.optimization_barrier(weight.swapaxes(-1, -2))
+    if x.ndim == weight.ndim:
+        return gradient @ x.swapaxes(-1, -2), transposed @ padded
+    # one product, which sums over the members too
+    return (
+        jnp.einsum("mor,ir->moi", gradient, x),
+        jnp.einsum("mio,mor->ir", transposed, padded),
+    )
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+class Perceptron(eqx.Module):
+    """Fully connected layers: `activation` between them, none after the last.
+
+    With leading axes on all arrays it is an ensemble, whose members all see the same inputs.
+    Inside, a column is a row of the batch: the long axis of every product and activation is then
+    contiguous, which XLA's kernels for CPUs like best.
+    """
+
+    weights: list[Float[Array, "*members outputs inputs"]]
+    biases: list[Float[Array, "*members outputs 1"]]
     activation: str = eqx.field(static=True)
 
     def __init__(
@@ -34,16 +79,22 @@ class Perceptron(eqx.Module):
         shapes = list(itertools.pairwise(sizes))
         gains = [2.0**0.5] * (len(shapes) - 1) + [output_scale]
         self.weights = [
-            jnp.asarray(rng.normal(0.0, gain / shape[0] ** 0.5, shape), jnp.float32)
-            for gain, shape in zip(gains, shapes, strict=True)
+            jnp.asarray(rng.normal(0.0, gain / inputs**0.5, (outputs, inputs)), jnp.float32)
+            for gain, (inputs, outputs) in zip(gains, shapes, strict=True)
         ]
-        self.biases = [jnp.asarray(np.zeros(outputs, np.float32)) for _, outputs in shapes]
+        self.biases = [jnp.asarray(np.zeros((outputs, 1), np.float32)) for _, outputs in shapes]
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*outputs"]:
+        """For x[*batch, inputs]: [*members, *batch, outputs]."""
+        # barriers for the same reason as in `product`
+        barrier = jax.lax.optimization_barrier
+        hidden = barrier(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).T)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = ACTIVATIONS[self.activation](x @ weight + bias)
-        return x @ self.weights[-1] + self.biases[-1]
+            hidden = ACTIVATIONS[self.activation](product(weight, hidden) + bias)
+        output = product(self.weights[-1], hidden) + self.biases[-1]
+        *members, outputs, _ = output.shape
+        return barrier(output).swapaxes(-1, -2).reshape(*members, *x.shape[:-1], outputs)
 
 
 class Actor(eqx.Module):
@@ -76,14 +127,13 @@ class Actor(eqx.Module):
         return jnp.tanh(self.gaussian(x)[0])
 
     def sample(
-        self, x: Float[Array, "*batch observation"], key: PRNGKeyArray
+        self, x: Float[Array, "*batch observation"], noise: Float[Array, "*batch action"]
     ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch"]]:
         """An action in [-1, 1] and its log-probability, tanh's Jacobian included.
 
-        Consumes `key`.
+        A differentiable function of `noise`, which is standard normal.
         """
         mean, log_std = self.gaussian(x)
-        noise = jax.random.normal(key, mean.shape)
         u = mean + jnp.exp(log_std) * noise
         gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
         # log(1 - tanh(u)²), in the form that does not underflow
@@ -115,4 +165,4 @@ class Critics(eqx.Module):
     ) -> Float[Array, "members *batch"]:
         """The value of an action in [-1, 1], by each member, in the learner's unit of return."""
         inputs = jnp.concatenate([x, action], axis=-1)
-        return eqx.filter_vmap(lambda member: member(inputs)[..., 0])(self.members)
+        return self.members(inputs)[..., 0]

@@ -31,8 +31,9 @@ class StartWeights:
 
     replay: float = 0.0
     """observations of real transitions; passed over while there are none"""
-    reset: float = 0.0
-    """the model's reset distribution"""
+    reset: float | None = None
+    """the model's reset distribution; None: not at all, or as much as `space` where the environment
+    leaves observations unbounded, so that nobody knows how much of that space matters"""
     space: float = 1.0
     """anywhere in the observation space"""
 
@@ -53,9 +54,9 @@ class PlanningConfig:
     """share of rollouts whose first action is drawn uniformly, not from the policy"""
     real_fraction: float = 0.1
     """share of real transitions in a batch, once there are any"""
-    improvement_states: int = 128
+    improvement_states: int = 256
     """states of a batch for which better actions than the policy's are sought in the model"""
-    improvement_candidates: int = 8
+    improvement_candidates: int = 4
     """uniform actions tried for each"""
     improvement_tail: int = 0
     """steps that the policy is followed after them in the model, before the critics judge"""
@@ -64,6 +65,14 @@ class PlanningConfig:
     stored_transitions: int = 0
     """synthetic transitions written to the replay after each real episode, as the seed document
     does; the updates then draw from the replay alone. 0: fresh ones for every update"""
+
+
+def for_spaces(spaces: Spaces, config: PlanningConfig) -> PlanningConfig:
+    """The settings with what the observation space decides filled in."""
+    if config.starts.reset is not None:
+        return config
+    reset = 0.0 if all(spaces.bounded) else config.starts.space
+    return dataclasses.replace(config, starts=dataclasses.replace(config.starts, reset=reset))
 
 
 def start_observations(
@@ -75,15 +84,16 @@ def start_observations(
     key: PRNGKeyArray,
 ) -> Float[Array, "count observation"]:
     """Draw the observations that rollouts begin from. Consumes `key`."""
+    reset = weights.reset or 0.0
     kind_key, replay_key, reset_key, space_key = jax.random.split(key, 4)
     sources = []
     if weights.replay > 0:
         rows = replay_module.sample(replay, replay_key, count).observation
         sources.append((jnp.where(replay.size > 0, weights.replay, 0.0), rows))
-    if weights.reset > 0 or not weights.space > 0:
+    if reset > 0 or not weights.space > 0:
         rows = jax.vmap(model.initial_observation)(jax.random.split(reset_key, count))
         # with replay alone, the first plan begins where episodes do
-        weight = jnp.where(replay.size > 0, weights.reset, max(weights.reset, 1e-6))
+        weight = jnp.where(replay.size > 0, reset, max(reset, 1e-6))
         sources.append((weight, rows))
     if weights.space > 0:
         unit = jax.random.uniform(space_key, (count, space.size), minval=-1.0)
@@ -107,33 +117,36 @@ def rollout(
     """Follow the policy through the model for `horizon` steps, or until termination.
 
     Returns the transitions, with leading axes [horizon, count], and which of them happened: rows
-    after a termination did not. The first action of a share `exploration` of the rollouts is
-    uniform. Consumes `key`.
+    after a termination did not. The first action of the last rollouts, a share `exploration` of
+    them, is uniform. Consumes `key`.
     """
     count = starts.shape[0]
 
-    def step(carry, inputs):
-        observation, alive = carry
-        key, explore = inputs
-        policy_key, uniform_key, choice_key, model_key = jax.random.split(key, 4)
-        action, _ = actor.sample(spaces.observation.to_unit(observation), policy_key)
-        uniform = jax.random.uniform(uniform_key, action.shape, minval=-1.0)
-        chosen = jax.random.uniform(choice_key, (count, 1)) < explore
-        action = jnp.where(chosen, uniform, action)
+    def follow(observation, key):
+        noise = jax.random.normal(key, (len(observation), spaces.action.size))
+        return actor.sample(spaces.observation.to_unit(observation), noise)[0]
+
+    def advance(observation, alive, action, key):
         result = jax.vmap(model.step)(
-            observation, spaces.action.from_unit(action), jax.random.split(model_key, count)
+            observation, spaces.action.from_unit(action), jax.random.split(key, count)
         )
         transition = Transition(
             observation, action, result.reward, result.next_observation, result.terminated
         )
         return (result.next_observation, alive & ~result.terminated), (transition, alive)
 
-    explore = jnp.where(jnp.arange(horizon) == 0, exploration, 0.0)
-    carry = (starts, jnp.ones(count, bool))
-    _, (transitions, happened) = jax.lax.scan(
-        step, carry, (jax.random.split(key, horizon), explore)
-    )
-    return transitions, happened
+    def step(carry, key):
+        observation, alive = carry
+        policy_key, model_key = jax.random.split(key)
+        return advance(observation, alive, follow(observation, policy_key), model_key)
+
+    policy_key, uniform_key, model_key, later_key = jax.random.split(key, 4)
+    explored = round(exploration * count)
+    uniform = jax.random.uniform(uniform_key, (explored, spaces.action.size), minval=-1.0)
+    actions = jnp.concatenate([follow(starts[: count - explored], policy_key), uniform])
+    carry, first = advance(starts, jnp.ones(count, bool), actions, model_key)
+    _, later = jax.lax.scan(step, carry, jax.random.split(later_key, horizon - 1))
+    return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
 
 
 def synthetic_batch(
@@ -162,36 +175,50 @@ def synthetic_batch(
     )
 
 
-def mixed_batch(
+def mixed_batches(
     state: SACState,
     model: DynamicsModel | None,
     replay: ReplayState,
     real_fraction: Float[Array, ""],
+    batches: int,
     sac_config: SACConfig,
     config: PlanningConfig,
     spaces: Spaces,
     key: PRNGKeyArray,
-) -> tuple[Transition, Bool[Array, " batch"], Int[Array, ""]]:
-    """A batch for one update: real rows first, synthetic ones behind; real alone without a model.
+) -> tuple[Transition, Bool[Array, "batches batch"], Int[Array, " batches"]]:
+    """Batches for some updates: real rows first, synthetic ones behind; real alone without a model.
 
-    Returns the transitions, which of them count, and how many of those are synthetic.
-    Consumes `key`.
+    Returns the transitions, with leading axes [batches, batch], which of them count, and how many
+    of those in each batch are synthetic. Consumes `key`.
     """
     real_key, synthetic_key = jax.random.split(key)
-    count = sac_config.batch_size
-    real = replay_module.sample(replay, real_key, count)
-    is_real = jnp.arange(count) < jnp.where(replay.size > 0, real_fraction * count, 0.0)
+    count = batches * sac_config.batch_size
+
+    def dealt(rows):
+        # by turns, so that every batch has its share of each kind of row
+        return rows.reshape(-1, batches, *rows.shape[1:]).swapaxes(0, 1)
+
     if model is None:
-        return real, jnp.ones(count, bool), jnp.zeros((), jnp.int32)
-    synthetic, happened = synthetic_batch(
-        state, model, replay, count, config, spaces, synthetic_key
-    )
+        real = replay_module.sample(replay, real_key, count)
+        valid = jnp.ones((batches, sac_config.batch_size), bool)
+        return jax.tree.map(dealt, real), valid, jnp.zeros(batches, jnp.int32)
+    rows = synthetic_batch(state, model, replay, count, config, spaces, synthetic_key)
+    synthetic, happened = jax.tree.map(dealt, rows)
 
-    def choose(a, b):
-        return jnp.where(is_real.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+    def mixed():
+        real = jax.tree.map(dealt, replay_module.sample(replay, real_key, count))
+        is_real = jnp.arange(sac_config.batch_size) < real_fraction * sac_config.batch_size
 
-    used = happened & ~is_real
-    return jax.tree.map(choose, real, synthetic), is_real | used, used.sum(dtype=jnp.int32)
+        def choose(a, b):
+            return jnp.where(is_real.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)
+
+        used = happened & ~is_real
+        return jax.tree.map(choose, real, synthetic), is_real | used, used.sum(1, dtype=jnp.int32)
+
+    def synthetic_alone():
+        return synthetic, happened, happened.sum(1, dtype=jnp.int32)
+
+    return jax.lax.cond((replay.size > 0) & (real_fraction > 0), mixed, synthetic_alone)
 
 
 def annealed(sac_config: SACConfig, progress: Float[Array, ""]) -> Float[Array, ""]:
@@ -200,7 +227,16 @@ def annealed(sac_config: SACConfig, progress: Float[Array, ""]) -> Float[Array, 
     return last + (peak - last) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
-@eqx.filter_jit
+ROUND = 8
+"""updates whose batches are made together, under the policy before the first of them: one call of
+the model for eight times the rows costs about half as much as eight calls"""
+
+
+WIDE_VECTORS = {"xla_cpu_prefer_vector_width": 512}
+"""for CPUs with AVX-512; others use the widest that they have"""
+
+
+@eqx.filter_jit(compiler_options=WIDE_VECTORS)  # pyright: ignore[reportCallIssue]
 def plan(
     state: SACState,
     model: DynamicsModel | None,
@@ -218,34 +254,47 @@ def plan(
         model: where synthetic transitions come from; None for updates on the replay alone.
         span: (first, last, total). The learning rate follows update / total; with a total of 0 it
             is the final one. All three may change without recompilation.
-        key: of the phase; update i folds i into it, so a phase cut in pieces is the same phase.
+        key: of the phase; round i folds i into it, so a phase cut between rounds is the same phase.
 
     Returns the learner, the means of the updates' metrics, and how many synthetic transitions were
     made and used.
     """
     first, last, total = span
+    size = ROUND if model is not None else 1
+    noise_shape = (size, 2, sac_config.batch_size, spaces.action.size)
 
-    def one_update(index, carry):
-        state, sums, synthetic = carry
-        batch_key, improvement_key, update_key = jax.random.split(jax.random.fold_in(key, index), 3)
-        batch, valid, used = mixed_batch(
-            state, model, replay, real_fraction, sac_config, config, spaces, batch_key
+    def one_round(number, carry):
+        keys = jax.random.split(jax.random.fold_in(key, number), 3)
+        batches, valid, used = mixed_batches(
+            carry[0], model, replay, real_fraction, size, sac_config, config, spaces, keys[0]
         )
-        rate = annealed(sac_config, jnp.where(total > 0, index / jnp.maximum(total, 1), 1.0))
-        improvement = None
+        improvements = None
         if model is not None and config.improvement_states:
-            rows = batch.observation[: config.improvement_states]
-            improvement = better_actions(
-                state, model, rows, sac_config, config, spaces, improvement_key
+            rows = batches.observation[:, : config.improvement_states]
+            improvements = better_actions(
+                carry[0], model, rows, sac_config, config, spaces, keys[1]
             )
-        state, metrics = sac.update(
-            state, batch, valid, rate, sac_config, spaces, update_key, improvement
-        )
-        return state, jax.tree.map(jnp.add, sums, metrics), synthetic + used
+        prepared = batches, valid, used, improvements, jax.random.normal(keys[2], noise_shape)
+
+        def one_update(index, carry):
+            state, sums, synthetic = carry
+            batch, valid, used, improvement, noise = jax.tree.map(
+                lambda rows: rows[index % size], prepared
+            )
+            rate = annealed(sac_config, jnp.where(total > 0, index / jnp.maximum(total, 1), 1.0))
+            state, metrics = sac.update(
+                state, batch, valid, rate, sac_config, spaces, noise, improvement
+            )
+            return state, jax.tree.map(jnp.add, sums, metrics), synthetic + used
+
+        start = jnp.maximum(first, number * size)
+        end = jnp.minimum(last, (number + 1) * size)
+        return jax.lax.fori_loop(start, end, one_update, carry)
 
     zeros = sac.Metrics(*[jnp.zeros(())] * len(dataclasses.fields(sac.Metrics)))
     carry = (state, zeros, jnp.zeros((), jnp.int32))
-    state, sums, synthetic = jax.lax.fori_loop(first, last, one_update, carry)
+    rounds = (first // size, -(-last // size))
+    state, sums, synthetic = jax.lax.fori_loop(*rounds, one_round, carry)
     means = jax.tree.map(lambda sum: sum / jnp.maximum(last - first, 1), sums)
     return state, means, synthetic
 
@@ -273,44 +322,51 @@ def action_values(
     actor: Actor,
     critics: Critics,
     model: DynamicsModel,
-    observation: Float[Array, "*batch observation"],
-    action: Float[Array, "*batch action"],
+    observations: Float[Array, "*rows observation"],
+    actions: Float[Array, "candidates *rows action"],
     tail: int,
     sac_config: SACConfig,
     spaces: Spaces,
     key: PRNGKeyArray,
-) -> Float[Array, "*batch"]:
+) -> Float[Array, "candidates *rows"]:
     """Q(s, a) through the model: a, then `tail` steps of the deterministic policy, then V.
 
     Actions are in [-1, 1], values in the learner's unit of return. This is the evaluation step of
     rollout policy iteration (Bertsekas 2019, section 2.4). Consumes `key`.
     """
-    shape = observation.shape[:-1]
-    observation = observation.reshape(-1, observation.shape[-1])
-    action = action.reshape(-1, action.shape[-1])
+    gamma = sac.discount(sac_config)
 
-    def step(carry, key):
+    def take(observation, action, key):
+        step = model.step
+        for _ in observation.shape[:-1]:
+            step = jax.vmap(step)
+        if observation.ndim < action.ndim:
+            # what depends on the state alone is computed once for all candidates
+            step = jax.vmap(step, in_axes=(None, 0, 0))
+        keys = jax.random.split(key, action.shape[:-1])
+        result = step(observation, spaces.action.from_unit(action), keys)
+        reward = sac_config.reward_scale * result.reward
+        own = actor.mode(spaces.observation.to_unit(result.next_observation))
+        return result.next_observation, own, reward, jnp.where(result.terminated, 0.0, gamma)
+
+    def follow(carry, key):
         observation, action, total, weight = carry
-        keys = jax.random.split(key, action.shape[0])
-        result = jax.vmap(model.step)(observation, spaces.action.from_unit(action), keys)
-        total = total + weight * sac_config.reward_scale * result.reward
-        weight = weight * jnp.where(result.terminated, 0.0, sac.discount(sac_config))
-        x = spaces.observation.to_unit(result.next_observation)
-        return (result.next_observation, actor.mode(x), total, weight), None
+        observation, action, reward, later = take(observation, action, key)
+        return (observation, action, total + weight * reward, weight * later), None
 
-    zeros = jnp.zeros(action.shape[0])
-    carry = (observation, action, zeros, zeros + 1.0)
-    (observation, action, total, weight), _ = jax.lax.scan(
-        step, carry, jax.random.split(key, tail + 1)
+    first_key, tail_key = jax.random.split(key)
+    carry, _ = jax.lax.scan(
+        follow, take(observations, actions, first_key), jax.random.split(tail_key, tail)
     )
-    value = sac.reduced(critics(spaces.observation.to_unit(observation), action), sac_config)
-    return (total + weight * value).reshape(shape)
+    observation, action, total, weight = carry
+    x = spaces.observation.to_unit(observation)
+    return total + weight * sac.reduced(critics(x, action), sac_config)
 
 
 def better_actions(
     state: SACState,
     model: DynamicsModel,
-    observation: Float[Array, "rows observation"],
+    observations: Float[Array, "*rows observation"],
     sac_config: SACConfig,
     config: PlanningConfig,
     spaces: Spaces,
@@ -321,7 +377,7 @@ def better_actions(
     Consumes `key`.
     """
     candidate_key, model_key = jax.random.split(key)
-    own = state.actor.mode(spaces.observation.to_unit(observation))
+    own = state.actor.mode(spaces.observation.to_unit(observations))
     uniform = jax.random.uniform(
         candidate_key, (config.improvement_candidates, *own.shape), minval=-1.0
     )
@@ -330,18 +386,24 @@ def better_actions(
         state.averaged_actor if config.improvement_tail else state.actor,
         state.target_critics,
         model,
-        jnp.broadcast_to(observation, (actions.shape[0], *observation.shape)),
+        observations,
         actions,
         config.improvement_tail,
         sac_config,
         spaces,
         model_key,
     )
-    best = jnp.argmax(values, axis=0)
     return Improvement(
-        action=jnp.take_along_axis(actions, best[None, :, None], axis=0)[0],
-        gain=jnp.max(values, axis=0) - values[0],
+        action=_best(actions, values),
+        gain=values.max(axis=0) - values[0],
     )
+
+
+def _best(
+    actions: Float[Array, "candidates *rows action"], values: Float[Array, "candidates *rows"]
+) -> Float[Array, "*rows action"]:
+    index = jnp.argmax(values, axis=0)[None, ..., None]
+    return jnp.take_along_axis(actions, index, axis=0)[0]
 
 
 LOOKAHEAD_CANDIDATES = 32
@@ -368,23 +430,22 @@ def lookahead_action(
         rng = np.random.default_rng(0)  # the same candidates at every decision
         grid = rng.uniform(-1, 1, (LOOKAHEAD_CANDIDATES * size, size))
 
-    def best(observation):
-        own = state.averaged_actor.mode(spaces.observation.to_unit(observation))
-        candidates = jnp.concatenate([own[None], jnp.asarray(grid, jnp.float32)])
-        values = action_values(
-            state.averaged_actor,
-            state.target_critics,
-            model,
-            jnp.broadcast_to(observation, (candidates.shape[0], *observation.shape)),
-            candidates,
-            config.lookahead_tail,
-            sac_config,
-            spaces,
-            jax.random.key(0),
-        )
-        return spaces.action.from_unit(candidates[jnp.argmax(values)])
-
-    return jax.vmap(best)(observations)
+    own = state.averaged_actor.mode(spaces.observation.to_unit(observations))
+    points = jnp.asarray(grid, jnp.float32)[:, None]
+    points = jnp.broadcast_to(points, (len(grid), *own.shape))
+    actions = jnp.concatenate([own[None], points])
+    values = action_values(
+        state.averaged_actor,
+        state.target_critics,
+        model,
+        observations,
+        actions,
+        config.lookahead_tail,
+        sac_config,
+        spaces,
+        jax.random.key(0),
+    )
+    return spaces.action.from_unit(_best(actions, values))
 
 
 def visited_box(
@@ -392,7 +453,8 @@ def visited_box(
 ) -> Spaces:
     """Measure the components that the environment leaves unbounded, by random actions in the model.
 
-    They get the range that `rollouts` episodes of random actions visit, widened by half.
+    They get the range of the reset distribution and of nine tenths of what `rollouts` episodes of
+    random actions visit, widened by half: the far ends of random walks are not worth planning for.
     Consumes `key`.
     """
     if all(spaces.bounded):
@@ -403,19 +465,18 @@ def visited_box(
         start_key, steps_key = jax.random.split(key)
         starts = jax.vmap(model.initial_observation)(jax.random.split(start_key, rollouts))
 
-        def step(carry, key):
-            observation, low, high = carry
+        def step(observation, key):
             action_key, model_key = jax.random.split(key)
             unit = jax.random.uniform(action_key, (rollouts, spaces.action.size), minval=-1.0)
             result = jax.vmap(model.step)(
                 observation, spaces.action.from_unit(unit), jax.random.split(model_key, rollouts)
             )
             reached = jnp.where(result.terminated[:, None], starts, result.next_observation)
-            seen = result.next_observation
-            return (reached, jnp.minimum(low, seen.min(0)), jnp.maximum(high, seen.max(0))), None
+            return reached, result.next_observation
 
-        carry = (starts, starts.min(0), starts.max(0))
-        return jax.lax.scan(step, carry, jax.random.split(steps_key, spaces.episode_steps))[0][1:]
+        _, seen = jax.lax.scan(step, starts, jax.random.split(steps_key, spaces.episode_steps))
+        low, high = jnp.quantile(seen, jnp.array([0.05, 0.95]), axis=(0, 1))
+        return jnp.minimum(low, starts.min(0)), jnp.maximum(high, starts.max(0))
 
     low, high = (np.asarray(a) for a in ranges(model, key))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):

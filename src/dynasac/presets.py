@@ -28,6 +28,7 @@ class Config:
 MODEL_FREE_SAC = SACConfig(
     hidden=(256, 256),
     activation="relu",
+    batch_size=256,
     learning_rate=3e-4,
     final_learning_rate=3e-4,
     discount=0.99,
@@ -138,7 +139,7 @@ def check(config: Config) -> None:
         if not value > 0:
             raise UsageError(f"--{name} {value}: must be more than 0")
     starts = planning.starts
-    weights = (starts.replay, starts.reset, starts.space)
+    weights = (starts.replay, starts.reset or 0.0, starts.space)
     if min(weights) < 0 or sum(weights) == 0:
         raise UsageError(f"--planning.starts.* {weights}: weights of at least 0, not all of them 0")
     if not learner.hidden or min(learner.hidden) < 1:

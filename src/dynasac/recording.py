@@ -61,6 +61,8 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; what was learned so far is in `run`.
+        UsageError: the environment or the model returned what is no number; `run` is as it was
+            after the last complete episode, or gone if there was none.
     """
     clock = CompileClock()
     recorder = Recorder(agent, run, episodes)
@@ -73,6 +75,9 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             )
         except Interrupted:
             recorder.save()
+            raise
+        except UsageError:
+            run.discard_if_empty()
             raise
         finally:
             run.close()

@@ -71,5 +71,6 @@ def sample(replay: ReplayState, key: PRNGKeyArray, count: int) -> Transition:
 
     Consumes `key`.
     """
-    index = jax.random.randint(key, (count,), 0, jnp.maximum(replay.size, 1))
+    # a float32 tells 2^23 rows apart, and is one draw where `randint` is two
+    index = (jax.random.uniform(key, (count,)) * replay.size).astype(jnp.int32)
     return jax.tree.map(lambda ring: ring[index], replay.transitions)

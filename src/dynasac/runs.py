@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import math
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ class Run:
         """Add a row to metrics.csv and to TensorBoard; None and NaN are left empty."""
         filled = {**row, "wall_seconds": round(self.wall_seconds, 3)}
         clean = {name: "" if _missing(filled.get(name)) else filled[name] for name in METRICS}
+        # a run that was killed before its checkpoint was written comes by here again
+        count = int(row["real_episodes"])
+        self._rows = [old for old in self._rows if int(old["real_episodes"]) < count]
         self._rows.append(clean)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -100,6 +104,12 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> None:
         checkpoint.write_json(self.directory / "summary.json", summary)
 
+    def discard_if_empty(self) -> None:
+        """Remove a run that failed before there was anything in it to go on from."""
+        if [path.name for path in self.directory.iterdir()] == ["config.json"]:
+            (self.directory / "config.json").unlink()
+            self.directory.rmdir()
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -107,7 +117,15 @@ class Run:
     @property
     def _tensorboard(self):
         if self._writer is None:
-            from tensorboardX import SummaryWriter
+            # tensorboardX imports torch where there is one, which can take longer than training
+            hidden = "torch" not in sys.modules
+            if hidden:
+                sys.modules["torch"] = None  # type: ignore[assignment]
+            try:
+                from tensorboardX import SummaryWriter
+            finally:
+                if hidden:
+                    del sys.modules["torch"]
 
             self._writer = SummaryWriter(str(self.directory), write_to_disk=True)
         return self._writer

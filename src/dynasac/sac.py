@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from .networks import Actor, Critics
 from .spaces import Spaces
@@ -32,7 +32,7 @@ class SACConfig:
     """of Adam, for actor, critics and temperature"""
     final_learning_rate: float = 1.5e-4
     """what a cosine takes it down to over a phase of planning"""
-    batch_size: int = 256
+    batch_size: int = 512
     """transitions in an update"""
     discount: float | None = None
     """γ; None: 1 - 1.5/T for episodes of T steps, so that values look two thirds of one ahead"""
@@ -96,9 +96,9 @@ class Metrics(eqx.Module):
 class Improvement(eqx.Module):
     """Actions known to be better than the policy's own, for the first rows of a batch."""
 
-    action: Float[Array, "rows action"]
+    action: Float[Array, "*rows action"]
     """in [-1, 1]"""
-    gain: Float[Array, " rows"]
+    gain: Float[Array, "*rows"]
     """by how much, in the learner's unit of return; 0 where the policy's own action is best"""
 
 
@@ -118,10 +118,18 @@ def create(config: SACConfig, spaces: Spaces, seed: int) -> SACState:
         critics=critics,
         target_critics=critics,
         log_temperature=log_temperature,
-        actor_moments=ADAM.init(actor),
-        critic_moments=ADAM.init(critics),
-        temperature_moments=ADAM.init(log_temperature),
+        actor_moments=_moments(actor),
+        critic_moments=_moments(critics),
+        temperature_moments=_moments(log_temperature),
         averaged_actor=actor,
+    )
+
+
+def _moments(parameters) -> optax.OptState:
+    """Adam's state at the start, all zeros; made on the host for the same reason as the weights."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)),
+        jax.eval_shape(ADAM.init, parameters),
     )
 
 
@@ -131,10 +139,13 @@ def reduced(q: Float[Array, "members *batch"], config: SACConfig) -> Float[Array
 
 
 def next_value(
-    state: SACState, x: Float[Array, "*batch observation"], config: SACConfig, key: PRNGKeyArray
+    state: SACState,
+    x: Float[Array, "*batch observation"],
+    config: SACConfig,
+    noise: Float[Array, "*batch action"],
 ) -> Float[Array, "*batch"]:
-    """V(s) by the target critics, for scaled observations (eq. 3). Consumes `key`."""
-    action, log_prob = state.actor.sample(x, key)
+    """V(s) by the target critics, for scaled observations (eq. 3)."""
+    action, log_prob = state.actor.sample(x, noise)
     if not config.entropy_in_target:
         return reduced(state.target_critics(x, state.actor.mode(x)), config)
     value = reduced(state.target_critics(x, action), config)
@@ -168,15 +179,15 @@ def actor_loss(
     x: Float[Array, "batch observation"],
     valid: Bool[Array, " batch"],
     config: SACConfig,
-    key: PRNGKeyArray,
+    noise: Float[Array, "batch action"],
     improvement: Improvement | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """α log π(a|s) - Q(s, a) for a reparameterised action (eq. 7); and the entropy.
 
     The gradient of Q climbs the nearest of its peaks. An `improvement` adds the squared distance to
-    a better action, weighted by its gain, which leads to the highest. Consumes `key`.
+    a better action, weighted by its gain, which leads to the highest.
     """
-    action, log_prob = actor.sample(x, key)
+    action, log_prob = actor.sample(x, noise)
     q = reduced(critics(x, action), config)
     loss = _mean(temperature * log_prob - q, valid)
     if improvement is not None:
@@ -199,7 +210,7 @@ def update(
     learning_rate: Float[Array, ""],
     config: SACConfig,
     spaces: Spaces,
-    key: PRNGKeyArray,
+    noise: Float[Array, "2 batch action"],
     improvement: Improvement | None = None,
 ) -> tuple[SACState, Metrics]:
     """One gradient step of critics, actor and temperature, then of the target critics.
@@ -207,13 +218,13 @@ def update(
     Arguments:
         batch: transitions with one leading axis.
         valid: the rows that count; a rollout that has ended leaves rows that do not.
-        key: consumed.
+        noise: standard normal, for the actions of the targets and for those of the actor's loss.
         improvement: for the first rows of the batch, better actions than the policy's own.
     """
-    target_key, actor_key = jax.random.split(key)
+    target_noise, actor_noise = noise
     x = spaces.observation.to_unit(batch.observation)
     next_x = spaces.observation.to_unit(batch.next_observation)
-    target = td_target(batch, next_value(state, next_x, config, target_key), config)
+    target = td_target(batch, next_value(state, next_x, config, target_noise), config)
 
     (loss, q_value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
         state.critics, x, batch.action, target, valid
@@ -222,7 +233,7 @@ def update(
 
     temperature = jnp.exp(state.log_temperature)
     (policy_loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-        state.actor, critics, temperature, x, valid, config, actor_key, improvement
+        state.actor, critics, temperature, x, valid, config, actor_noise, improvement
     )
     actor, actor_moments = _step(state.actor, gradient, state.actor_moments, learning_rate)
 

@@ -65,7 +65,7 @@ class Observer(Protocol):
         ...
 
 
-CHUNK = 250
+CHUNK = 32 * planning.ROUND
 """updates in one call of the compiled program, between two looks at the clock and the keyboard"""
 
 COLLECT, PLAN, STORE = range(3)
@@ -79,7 +79,9 @@ def key_for(task: Task, purpose: int, count: int) -> jax.Array:
 
 @jax.jit
 def _fold(seed, purpose, count):
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), count)
+    # XLA's own generator is some times faster than JAX's default on CPUs
+    key = jax.random.key(seed, impl="rbg")
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), count)
 
 
 def initial(task: Task) -> TrainingState:
@@ -243,7 +245,8 @@ def _check_learning(metrics: sac.Metrics, state: TrainingState) -> None:
 def _act(learner: SACState, spaces: Spaces, observation, random, draw, key):
     """A stochastic action, in the learner's unit and in the environment's."""
     policy_key, uniform_key = jax.random.split(jax.random.fold_in(key, draw))
-    unit, _ = learner.actor.sample(spaces.observation.to_unit(observation), policy_key)
+    noise = jax.random.normal(policy_key, (spaces.action.size,))
+    unit, _ = learner.actor.sample(spaces.observation.to_unit(observation), noise)
     unit = jnp.where(random, jax.random.uniform(uniform_key, unit.shape, minval=-1.0), unit)
     return unit, spaces.action.from_unit(unit)
 

@@ -43,7 +43,7 @@ class Pendulum(PhysicsModel):
     def reward(self, state: Array, action: Array, next_state: Array) -> Float[Array, ""]:
         del next_state
         angle, velocity = state
-        angle = (angle + jnp.pi) % (2 * jnp.pi) - jnp.pi
+        angle -= 2 * jnp.pi * jnp.round(angle / (2 * jnp.pi))
         return -(angle**2 + 0.1 * velocity**2 + 0.001 * _limited(action) ** 2)
 
 
