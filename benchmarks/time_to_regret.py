@@ -21,7 +21,7 @@ from . import report
 REGRET = 20.0
 SEEDS = range(10)
 PEER_SEEDS = range(3)
-CHUNK = 100
+CHUNK = 10 * planning.ROUND
 """updates of ours between two measurements"""
 SHORT_PHASE = 1000
 """updates over which the learning rate is taken down in the second variant"""
@@ -97,7 +97,8 @@ def ours_to_regret(seed: int, total: int) -> dict:
     fraction, curve = jnp.float32(task.config.planning.real_fraction), []
 
     def plan(first: int) -> None:
-        span = tuple(jnp.asarray(n, jnp.int32) for n in (first, first + CHUNK, total))
+        last = min(first + CHUNK, total)
+        span = tuple(jnp.asarray(n, jnp.int32) for n in (first, last, total))
         learner, _, _ = planning.plan(
             agent.state.sac,
             task.model,
@@ -120,7 +121,7 @@ def ours_to_regret(seed: int, total: int) -> dict:
     return {
         "seed": seed,
         "reached": curve[-1] <= REGRET,
-        "updates": CHUNK * len(curve),
+        "updates": min(CHUNK * len(curve), total),
         "seconds": clock.seconds,
         "seconds_compiling": clock.compiling,
         "regrets": curve,

@@ -392,7 +392,7 @@ def test_visited_box_refuses_a_model_that_explodes():
 
 def test_better_actions_are_the_best_of_those_tried(learner):
     seen = jnp.array([[-0.9], [-0.2], [0.45]])
-    config = with_(improvement_candidates=64, improvement_tail=0)
+    config = with_(improvement_candidates=64)
     found = better_actions(learner, model, seen, SMALL_SAC, config, SPACES, KEY)
     own = learner.actor.mode(SPACES.observation.to_unit(seen))
 

@@ -58,10 +58,8 @@ class PlanningConfig:
     """states of a batch for which better actions than the policy's are sought in the model"""
     improvement_candidates: int = 4
     """uniform actions tried for each"""
-    improvement_tail: int = 0
-    """steps that the policy is followed after them in the model, before the critics judge"""
     lookahead_tail: int = 100
-    """likewise, for `lookahead` at decision time"""
+    """steps that `lookahead` follows the policy in the model, before the critics judge"""
     stored_transitions: int = 0
     """synthetic transitions written to the replay after each real episode, as the seed document
     does; the updates then draw from the replay alone. 0: fresh ones for every update"""
@@ -383,12 +381,12 @@ def better_actions(
     )
     actions = jnp.concatenate([own[None], uniform])
     values = action_values(
-        state.averaged_actor if config.improvement_tail else state.actor,
+        state.actor,
         state.target_critics,
         model,
         observations,
         actions,
-        config.improvement_tail,
+        0,
         sac_config,
         spaces,
         model_key,

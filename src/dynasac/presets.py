@@ -112,7 +112,6 @@ def check(config: Config) -> None:
         "planning.horizon": (planning.horizon, 1),
         "planning.improvement-states": (planning.improvement_states, 0),
         "planning.improvement-candidates": (planning.improvement_candidates, 1),
-        "planning.improvement-tail": (planning.improvement_tail, 0),
         "planning.lookahead-tail": (planning.lookahead_tail, 0),
         "planning.stored-transitions": (planning.stored_transitions, 0),
         "sac.batch-size": (learner.batch_size, 1),
