@@ -365,12 +365,12 @@ def test_lookahead_in_two_dimensions_stays_in_the_box():
 
 def test_visited_box_leaves_what_the_environment_bounds():
     spaces = probes.probe_spaces()
-    assert planning.visited_box(model, spaces, KEY) is spaces
+    assert planning.visited_box(model, spaces, 5) is spaces
 
 
 def test_visited_box_measures_what_it_does_not():
     spaces = probes.probe_spaces(4, 2)._replace(bounded=(False, True, False, False))
-    found = planning.visited_box(probes.Drift(), spaces, KEY)
+    found = planning.visited_box(probes.Drift(), spaces, 5)
     low, high = np.asarray(found.observation.low), np.asarray(found.observation.high)
     assert (low[1], high[1]) == (-1, 1)
     # starts are in [-1, 1]; ten steps of velocity up to 1 + 10 * 0.2 reach no further than 4
@@ -387,7 +387,7 @@ def test_visited_box_refuses_a_model_that_explodes():
 
     spaces = probes.probe_spaces(4, 2)._replace(bounded=(False,) * 4)
     with pytest.raises(UsageError, match=r"Rocket\.step returns numbers that are not finite"):
-        planning.visited_box(Rocket(), spaces, KEY)
+        planning.visited_box(Rocket(), spaces, 5)
 
 
 def test_better_actions_are_the_best_of_those_tried(learner):

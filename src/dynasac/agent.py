@@ -69,7 +69,7 @@ class DynaSAC:
         if not 0 <= seed < 2**31:
             raise UsageError(f"--seed {seed}: from 0 to {2**31 - 1}")
         if self.model is not None:
-            spaces = planning.visited_box(self.model, spaces, jax.random.key(seed))
+            spaces = planning.visited_box(self.model, spaces, seed)
         self.spaces: Spaces = spaces
         self.seed = seed
         self.task = Task(self.env, spaces, self.model, self.config, seed)

@@ -446,14 +446,11 @@ def lookahead_action(
     return spaces.action.from_unit(_best(actions, values))
 
 
-def visited_box(
-    model: DynamicsModel, spaces: Spaces, key: PRNGKeyArray, rollouts: int = 64
-) -> Spaces:
+def visited_box(model: DynamicsModel, spaces: Spaces, seed: int, rollouts: int = 64) -> Spaces:
     """Measure the components that the environment leaves unbounded, by random actions in the model.
 
     They get the range of the reset distribution and of nine tenths of what `rollouts` episodes of
     random actions visit, widened by half: the far ends of random walks are not worth planning for.
-    Consumes `key`.
     """
     if all(spaces.bounded):
         return spaces
@@ -476,7 +473,7 @@ def visited_box(
         low, high = jnp.quantile(seen, jnp.array([0.05, 0.95]), axis=(0, 1))
         return jnp.minimum(low, starts.min(0)), jnp.maximum(high, starts.max(0))
 
-    low, high = (np.asarray(a) for a in ranges(model, key))
+    low, high = (np.asarray(a) for a in ranges(model, jax.random.key(seed)))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise UsageError(
             f"{type(model).__name__}.step returns numbers that are not finite under random actions"
