@@ -118,10 +118,11 @@ def test_a_perceptron_is_matrix_products_with_activations_between(activation, fu
 
 @pytest.mark.parametrize("members", [(), (2,)])
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_gradients_of_a_product_are_those_of_a_matrix_product(members, shared):
-    weight = gaussian_noise(0, (*members, 4, 3))
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_the_gradients_of_a_product_are_those_of_a_matrix_product(members, shared, outputs):
+    weight = gaussian_noise(0, (*members, outputs, 3))
     x = gaussian_noise(1, (3, 5) if shared else (*members, 3, 5))
-    upstream = gaussian_noise(2, (*members, 4, 5))
+    upstream = gaussian_noise(2, (*members, outputs, 5))
     found = jax.grad(lambda w, x: (product(w, x) * upstream).sum(), (0, 1))(weight, x)
     expected = jax.grad(lambda w, x: (jnp.matmul(w, x) * upstream).sum(), (0, 1))(weight, x)
     for ours, theirs in zip(found, expected, strict=True):

@@ -33,20 +33,19 @@ def _product_forward(weight, x):
 
 def _product_backward(saved, gradient):
     weight, x = saved
+    upstream = gradient
     if weight.shape[-2] == 1:
         # a second output without influence keeps this a product; XLA would make it a multiplication
         # and fuse into that, once for every input, all that the gradient is computed from
         ends = [(0, 0)] * (weight.ndim - 2)
-        weight, padded = (jnp.pad(a, [*ends, (0, 1), (0, 0)]) for a in (weight, gradient))
-    else:
-        padded = gradient
+        weight, upstream = (jnp.pad(a, [*ends, (0, 1), (0, 0)]) for a in (weight, gradient))
     transposed = jax.lax.optimization_barrier(weight.swapaxes(-1, -2))
     if x.ndim == weight.ndim:
-        return gradient @ x.swapaxes(-1, -2), transposed @ padded
+        return gradient @ x.swapaxes(-1, -2), transposed @ upstream
     # one product, which sums over the members too
     return (
         jnp.einsum("mor,ir->moi", gradient, x),
-        jnp.einsum("mio,mor->ir", transposed, padded),
+        jnp.einsum("mio,mor->ir", transposed, upstream),
     )
 
 
