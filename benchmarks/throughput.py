@@ -29,7 +29,7 @@ from dynasac import DynaSAC, planning, presets, training
 from . import report
 
 BATCH = 256
-ROUNDS = 7
+ROUNDS = 14
 WIDTHS = {"2x64": (64, 64), "2x256": (256, 256)}
 UPDATES = {"2x64": 500, "2x256": 150}
 """updates in one measurement of ours and SBX, about half a second's worth"""
@@ -84,12 +84,17 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
         work(5)  # compiles, except for SBX, which compiles for a number of updates
     works["sbx"](updates)
     rates: dict[str, list[float]] = {name: [] for name in [*works, *products]}
-    for _ in range(rounds):
-        for name, work in works.items():
+    for number in range(rounds):
+        names = list(rates)
+        # each comes first once in a while: what was measured before leaves the machine warm or busy
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            if name in products:
+                multiply, operations = products[name]
+                rates[name].append(operations / seconds_of(multiply) / 1e9)
+                continue
             count = max(updates // SB3_SHARE, 1) if name.startswith("sb3") else updates
+            work = works[name]
             rates[name].append(count / seconds_of(lambda work=work, count=count: work(count)))
-        for name, (multiply, operations) in products.items():
-            rates[name].append(operations / seconds_of(multiply) / 1e9)
     spreads = {name: report.spread(values) for name, values in rates.items()}
     peak = max(max(rates[name]) for name in products)
     operations = update_operations(hidden)

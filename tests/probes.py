@@ -242,5 +242,6 @@ def constant_actor(actor, mean: list[float], raw: list[float]):
 
 def constant_critics(critics, values: list[float]):
     """Members that say one value each, whatever they are asked."""
-    body = constant(critics.members, np.array(values)[:, None])
-    return eqx.tree_at(lambda c: c.members, critics, body)
+    members = zip(critics.members, values, strict=True)
+    said = tuple(constant(member, [value]) for member, value in members)
+    return eqx.tree_at(lambda c: c.members, critics, said)

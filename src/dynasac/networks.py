@@ -14,11 +14,16 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
+FEW_OUTPUTS = 16
+"""Fewer than this are no left side for XLA's fast kernels: with two, a product that sums over the
+batch takes twenty times as long as with the two on its right."""
+
+
 @jax.custom_vjp
 def product(
-    weight: Float[Array, "*members outputs inputs"], x: Float[Array, "... inputs rows"]
-) -> Float[Array, "*members outputs rows"]:
-    """`weight @ x`; an `x` without members is everybody's.
+    weight: Float[Array, "outputs inputs"], x: Float[Array, "inputs rows"]
+) -> Float[Array, "outputs rows"]:
+    """`weight @ x`.
 
     XLA's fast CPU kernels contract their left side over its last axis. Its gradient with respect to
     `x` has the weights transposed there; without a barrier XLA folds the transposition into the
@@ -33,20 +38,17 @@ def _product_forward(weight, x):
 
 def _product_backward(saved, gradient):
     weight, x = saved
+    outputs = len(weight)
     upstream = gradient
-    if weight.shape[-2] == 1:
-        # a second output without influence keeps this a product; XLA would make it a multiplication
-        # and fuse into that, once for every input, all that the gradient is computed from
-        ends = [(0, 0)] * (weight.ndim - 2)
-        weight, upstream = (jnp.pad(a, [*ends, (0, 1), (0, 0)]) for a in (weight, gradient))
-    transposed = jax.lax.optimization_barrier(weight.swapaxes(-1, -2))
-    if x.ndim == weight.ndim:
-        return gradient @ x.swapaxes(-1, -2), transposed @ upstream
-    # one product, which sums over the members too
-    return (
-        jnp.einsum("mor,ir->moi", gradient, x),
-        jnp.einsum("mio,mor->ir", transposed, upstream),
-    )
+    if outputs == 1:
+        # a second output without influence keeps these products; XLA would make them
+        # multiplications and fuse into those, once for every input, all that leads to the gradient
+        weight, upstream = (jnp.pad(a, [(0, 1), (0, 0)]) for a in (weight, gradient))
+    barrier = jax.lax.optimization_barrier
+    by_x = barrier(weight.T) @ upstream
+    if outputs < FEW_OUTPUTS:
+        return barrier(x @ upstream.T).T[:outputs], by_x
+    return gradient @ x.T, by_x
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -55,13 +57,12 @@ product.defvjp(_product_forward, _product_backward)
 class Perceptron(eqx.Module):
     """Fully connected layers: `activation` between them, none after the last.
 
-    With leading axes on all arrays it is an ensemble, whose members all see the same inputs.
     Inside, a column is a row of the batch: the long axis of every product and activation is then
     contiguous, which XLA's kernels for CPUs like best.
     """
 
-    weights: list[Float[Array, "*members outputs inputs"]]
-    biases: list[Float[Array, "*members outputs 1"]]
+    weights: list[Float[Array, "outputs inputs"]]
+    biases: list[Float[Array, "outputs 1"]]
     activation: str = eqx.field(static=True)
 
     def __init__(
@@ -84,16 +85,14 @@ class Perceptron(eqx.Module):
         self.biases = [jnp.asarray(np.zeros((outputs, 1), np.float32)) for _, outputs in shapes]
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*outputs"]:
-        """For x[*batch, inputs]: [*members, *batch, outputs]."""
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         # barriers for the same reason as in `product`
         barrier = jax.lax.optimization_barrier
         hidden = barrier(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).T)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = ACTIVATIONS[self.activation](product(weight, hidden) + bias)
         output = product(self.weights[-1], hidden) + self.biases[-1]
-        *members, outputs, _ = output.shape
-        return barrier(output).swapaxes(-1, -2).reshape(*members, *x.shape[:-1], outputs)
+        return barrier(output).T.reshape(*x.shape[:-1], output.shape[0])
 
 
 class Actor(eqx.Module):
@@ -143,8 +142,7 @@ class Actor(eqx.Module):
 class Critics(eqx.Module):
     """Qᵢ(s, a): an ensemble of networks that start from different weights."""
 
-    members: Perceptron
-    """every array with a leading axis of one row a member"""
+    members: tuple[Perceptron, ...]
 
     def __init__(
         self,
@@ -156,12 +154,13 @@ class Critics(eqx.Module):
         rng: np.random.Generator,
     ):
         sizes = (observation_size + action_size, *hidden, 1)
-        members = [Perceptron(sizes, activation, output_scale=1.0, rng=rng) for _ in range(count)]
-        self.members = jax.tree.map(lambda *rows: jnp.asarray(np.stack(rows)), *members)
+        self.members = tuple(
+            Perceptron(sizes, activation, output_scale=1.0, rng=rng) for _ in range(count)
+        )
 
     def __call__(
         self, x: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
     ) -> Float[Array, "members *batch"]:
         """The value of an action in [-1, 1], by each member, in the learner's unit of return."""
         inputs = jnp.concatenate([x, action], axis=-1)
-        return self.members(inputs)[..., 0]
+        return jnp.stack([member(inputs)[..., 0] for member in self.members])
