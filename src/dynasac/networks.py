@@ -16,7 +16,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": ja
 
 FEW_OUTPUTS = 16
 """Fewer than this are no left side for XLA's fast kernels: with two, a product that sums over the
-batch takes twenty times as long as with the two on its right."""
+batch took several times as long as with the two on its right."""
 
 
 @jax.custom_vjp

@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -118,56 +119,59 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
     Raises:
         UsageError: naming the method, what it returned and what to write instead.
     """
-    import jax
-
     name = type(model).__name__
     key = jax.eval_shape(lambda: jax.random.key(0))
-
-    def traced(method, *arguments):
-        try:
-            return eqx.filter_eval_shape(getattr(model, method), *arguments)
-        except jax.errors.TracerArrayConversionError:
-            raise UsageError(
-                f"{name}.{method} uses NumPy or Python functions on its arguments; write it with "
-                "jax.numpy, so that it can be compiled"
-            ) from None
-        except jax.errors.ConcretizationTypeError:
-            raise UsageError(
-                f"{name}.{method} branches on a value (if, and, or, float()); write it with "
-                "jnp.where, so that it can be compiled"
-            ) from None
-        except UsageError:
-            raise
-        except Exception as error:
-            raise UsageError(f"{name}.{method} does not run: {one_line(error)}") from None
-
-    def expect(method, result, shape, hint=""):
-        found = (
-            getattr(result, "shape", None) if not isinstance(result, tuple | list) else "a tuple"
-        )
-        if found == shape or (shape == () and found in ((), (1,))):
-            return
-        wanted = f"shape {shape}" if shape else "a single number"
-        raise UsageError(
-            f"{name}.{method} returns {f'shape {found}' if isinstance(found, tuple) else result}, "
-            f"not {wanted}{hint}"
-        )
-
     action = jax.ShapeDtypeStruct((action_size,), jnp.float32)
     observation = jax.ShapeDtypeStruct((observation_size,), jnp.float32)
     if isinstance(model, PhysicsModel):
-        state = traced("initial", key)
+        state = _traced(model, "initial", key)
         if getattr(state, "shape", None) is None:
             raise UsageError(f"{name}.initial must return one array (use jnp.array), not {state}")
         hint = "; the state must be recoverable: write state(self, observation) for this model"
-        expect("observation", traced("observation", state), (observation_size,))
-        expect("state", traced("state", observation), state.shape, hint)
-        expect("transition", traced("transition", state, action), state.shape)
-        expect("reward", traced("reward", state, action, state), ())
-        expect("terminal", traced("terminal", state), ())
-    expect("initial_observation", traced("initial_observation", key), (observation_size,))
-    expect("project", traced("project", observation), (observation_size,))
-    step = traced("step", observation, action, key)
+        _expect(model, "observation", (state,), (observation_size,))
+        _expect(model, "state", (observation,), state.shape, hint)
+        _expect(model, "transition", (state, action), state.shape)
+        _expect(model, "reward", (state, action, state), ())
+        _expect(model, "terminal", (state,), ())
+    _expect(model, "initial_observation", (key,), (observation_size,))
+    _expect(model, "project", (observation,), (observation_size,))
+    step = _traced(model, "step", observation, action, key)
     if not isinstance(step, ModelStep):
         raise UsageError(f"{name}.step must return a ModelStep, not {type(step).__name__}")
-    expect("step", step.next_observation, (observation_size,))
+    _has_shape(model, "step", step.next_observation, (observation_size,))
+
+
+def _expect(model: DynamicsModel, method: str, arguments, shape: tuple[int, ...], hint="") -> None:
+    _has_shape(model, method, _traced(model, method, *arguments), shape, hint)
+
+
+def _traced(model: DynamicsModel, method: str, *arguments):
+    """What a method returns, as shapes; or an error that says how to write it."""
+    name = f"{type(model).__name__}.{method}"
+    try:
+        return eqx.filter_eval_shape(getattr(model, method), *arguments)
+    except jax.errors.TracerArrayConversionError:
+        raise UsageError(
+            f"{name} uses NumPy or Python functions on its arguments; write it with jax.numpy, so "
+            "that it can be compiled"
+        ) from None
+    except jax.errors.ConcretizationTypeError:
+        raise UsageError(
+            f"{name} branches on a value (if, and, or, float()); write it with jnp.where, so that "
+            "it can be compiled"
+        ) from None
+    except UsageError:
+        raise
+    except Exception as error:  # the method is somebody else's code
+        raise UsageError(f"{name} does not run: {one_line(error)}") from None
+
+
+def _has_shape(model: DynamicsModel, method: str, result, shape: tuple[int, ...], hint="") -> None:
+    found = getattr(result, "shape", None) if not isinstance(result, tuple | list) else "a tuple"
+    if found == shape or (shape == () and found in ((), (1,))):
+        return
+    wanted = f"shape {shape}" if shape else "a single number"
+    raise UsageError(
+        f"{type(model).__name__}.{method} returns "
+        f"{f'shape {found}' if isinstance(found, tuple) else result}, not {wanted}{hint}"
+    )
