@@ -1,6 +1,7 @@
 """DynaSAC as users of stable-baselines3 expect it."""
 
 import dataclasses
+import hashlib
 import inspect
 import json
 
@@ -10,8 +11,9 @@ import numpy as np
 import probes
 import pytest
 from conftest import SMALL
+from safetensors.numpy import load_file
 
-from dynasac import DynaSAC, UsageError
+from dynasac import DynaSAC, UsageError, checkpoint
 from dynasac.agent import Silent
 
 BATCH = np.random.default_rng(0).uniform([-1, -1, -8], [1, 1, 8], (6, 3)).astype(np.float32)
@@ -123,6 +125,14 @@ def test_loaded_actions_are_identical(trained, tmp_path):
         "policy.json",
         "policy.safetensors",
     ]
+
+
+def test_the_names_of_saved_arrays_change_only_with_the_format(trained, tmp_path):
+    """Whoever renames one raises `checkpoint.FORMAT`, so that older files are told by their age."""
+    trained.save(tmp_path / "policy")
+    names = sorted(load_file(tmp_path / "policy" / "policy.safetensors"))
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    assert (checkpoint.FORMAT, digest) == (2, "a3c5775c7bc6")
 
 
 def test_measured_scales_are_saved(tmp_path):

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from .errors import UsageError
 
-FORMAT = 1
+FORMAT = 2
 Tree = TypeVar("Tree")
 
 
