@@ -15,6 +15,7 @@ and row. With A weights in the actor and C in each of two critics:
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 import time
@@ -83,18 +84,21 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
     for work in works.values():
         work(5)  # compiles, except for SBX, which compiles for a number of updates
     works["sbx"](updates)
-    rates: dict[str, list[float]] = {name: [] for name in [*works, *products]}
+    measured: dict[str, tuple[Callable[[], object], float]] = {}
+    """what to run, and how much of it that is: updates, or 1e9 operations"""
+    for name, work in works.items():
+        count = max(updates // SB3_SHARE, 1) if name.startswith("sb3") else updates
+        measured[name] = functools.partial(work, count), count
+    for name, (multiply, operations) in products.items():
+        measured[name] = multiply, operations / 1e9
+    names = list(measured)
+    rates: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
-        names = list(rates)
         # each comes first once in a while: what was measured before leaves the machine warm or busy
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            if name in products:
-                multiply, operations = products[name]
-                rates[name].append(operations / seconds_of(multiply) / 1e9)
-                continue
-            count = max(updates // SB3_SHARE, 1) if name.startswith("sb3") else updates
-            work = works[name]
-            rates[name].append(count / seconds_of(lambda work=work, count=count: work(count)))
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            run, amount = measured[name]
+            rates[name].append(amount / seconds_of(run))
     spreads = {name: report.spread(values) for name, values in rates.items()}
     peak = max(max(rates[name]) for name in products)
     operations = update_operations(hidden)
