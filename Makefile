@@ -19,7 +19,7 @@ check: $(VENV)/test.installed  ## style, types and the direction of imports
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-bench: $(VENV)/bench.installed  ## every number of the README, beside its peers (about half an hour)
+bench: $(VENV)/bench.installed  ## every number of the README, beside its peers (about two hours)
 	$(BIN)/python -m benchmarks
 
 clean:
@@ -42,5 +42,5 @@ $(VENV)/test.installed: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/bench.installed: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) --editable '.[baselines,plot]'
+	$(PIP) --editable '.[baselines,mujoco,plot]'
 	@touch $@

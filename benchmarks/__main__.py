@@ -15,6 +15,16 @@ PARTS = {
     "throughput": "gradient updates a second",
     "synthetic": "synthetic transitions a second",
     "model_free": "plain SAC against stable-baselines3",
+    "parameters": "a model with wrong parameters",
+    "noise": "a model with wrong parameters, noisy observations",
+    "friction": "a model without the friction that there is",
+    "unlimited": "the same without a limit of speed (PhIHP's variant)",
+    "no_physics": "Pendulum-v1 without physics",
+    "car": "MountainCarContinuous-v0 without physics",
+    "harmful": "a model whose torque has the wrong sign",
+    "simulators": "planning in MuJoCo's simulators",
+    "balance": "InvertedPendulum-v5 without physics",
+    "hopper": "Hopper-v5 with a simulator that is 20% too heavy",
 }
 
 

@@ -75,7 +75,8 @@ def our_generator(hidden: tuple[int, ...], count: int, steps: int):
         starts = planning.start_observations(
             model, replay, weights, spaces.observation, count, start_key
         )
-        return planning.rollout(model, actor, starts, steps, 0.0, spaces, rollout_key)
+        trust = dataclasses.replace(planning.full_trust(config.planning), horizon=steps)
+        return planning.rollout(model, actor, starts, steps, 0.0, spaces, trust, rollout_key)
 
     key = jax.random.key(0)
 

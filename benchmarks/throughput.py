@@ -146,7 +146,7 @@ def our_work(losses, improved: bool) -> Work:
     agent = DynaSAC("Pendulum-v1", config=config)
     task, learner = agent.task, agent.state.sac
     key = training.key_for(task, training.PLAN, 0)
-    fraction = jnp.float32(0.0)
+    trust = planning.full_trust(planned)
 
     def work(updates: int) -> None:
         nonlocal learner
@@ -155,7 +155,7 @@ def our_work(losses, improved: bool) -> Work:
             learner,
             task.model,
             agent.state.replay,
-            fraction,
+            trust,
             span,
             task.config.sac,
             task.config.planning,

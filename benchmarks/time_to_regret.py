@@ -94,7 +94,7 @@ def ours_to_regret(seed: int, total: int) -> dict:
     agent = DynaSAC("Pendulum-v1", seed=seed)
     task, clock = agent.task, ComputingClock()
     key = training.key_for(task, training.PLAN, 0)
-    fraction, curve = jnp.float32(task.config.planning.real_fraction), []
+    trust, curve = planning.full_trust(task.config.planning), []
 
     def plan(first: int) -> None:
         last = min(first + CHUNK, total)
@@ -103,7 +103,7 @@ def ours_to_regret(seed: int, total: int) -> dict:
             agent.state.sac,
             task.model,
             agent.state.replay,
-            fraction,
+            trust,
             span,
             task.config.sac,
             task.config.planning,

@@ -12,8 +12,17 @@ from dynasac import Config, DynaSAC, PlanningConfig, SACConfig
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(8, 8), batch_size=16, discount=0.99)
-SMALL_PLANNING = dataclasses.replace(PlanningConfig(), first_updates=6, updates=4, horizon=2)
-SMALL = dataclasses.replace(Config(), sac=SMALL_SAC, planning=SMALL_PLANNING, replay_capacity=200)
+SMALL_PLANNING = dataclasses.replace(
+    PlanningConfig(), first_updates=6, updates=4, horizon=2, real_fraction=0.1
+)
+SMALL = dataclasses.replace(
+    Config(),
+    sac=SMALL_SAC,
+    planning=SMALL_PLANNING,
+    adapt="none",
+    updates_per_real_step=1,
+    replay_capacity=200,
+)
 """Settings under which everything happens and nothing is learned."""
 
 

@@ -122,6 +122,8 @@ def test_loaded_actions_are_identical(trained, tmp_path):
     assert loaded.config == trained.config
     assert loaded.evaluate(3).returns == trained.evaluate(3).returns
     assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == [
+        "model.json",
+        "model.safetensors",
         "policy.json",
         "policy.safetensors",
     ]
@@ -132,7 +134,7 @@ def test_the_names_of_saved_arrays_change_only_with_the_format(trained, tmp_path
     trained.save(tmp_path / "policy")
     names = sorted(load_file(tmp_path / "policy" / "policy.safetensors"))
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-    assert (checkpoint.FORMAT, digest) == (2, "a3c5775c7bc6")
+    assert (checkpoint.FORMAT, digest) == (3, "a3c5775c7bc6")
 
 
 def test_measured_scales_are_saved(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dynasac import UsageError, cli
+from dynasac import UsageError, cli, recording
 
 TESTS = Path(__file__).parent
 TINY = [
@@ -74,7 +74,7 @@ def test_train_then_evaluate(tmp_path, capsys):
     assert config["versions"]["jax"]
 
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["gradient_updates"] == 3 + summary["real_steps"] + 2
+    assert summary["gradient_updates"] == 3 + 2
     assert summary["model"]["name"] == "Slide"
     assert summary["model"]["parameters"] == {"speed": 0.5}
     assert summary["evaluation"]["episodes"] == 2
@@ -139,7 +139,8 @@ def test_without_a_model(tmp_path):
         (["Rail-v0", "--model=gone.py:Cart"], r"there is no file gone\.py"),
         (["Rail-v0", "--model=Cart"], r"write it as FILE\.py:Class"),
         (["Rail-v0", f"--model={TESTS}/probes.py:Nothing"], r"has no class Nothing; it has .*Slid"),
-        (["Rail-v0", f"--model={TESTS}/probes.py:Clock"], r"subclass of dynasac\.PhysicsModel"),
+        (["Rail-v0", f"--model={TESTS}/probes.py:Box"], r"subclass of dynasac\.PhysicsModel"),
+        (["Rail-v0", f"--model={TESTS}/probes.py:Clock"], r"get_state\(\) and set_state"),
         (["Rail-v0", f"--model={TESTS}/probes.py:Drift"], r"not shape \(1,\)"),
         (["Pendulum-v1", "--real-episodes=-1"], r"--real-episodes -1: must be at least 0"),
         (["Pendulum-v1", "--replay-capacity=0"], r"--replay-capacity 0"),
@@ -150,7 +151,12 @@ def test_without_a_model(tmp_path):
         (["Pendulum-v1", "--planning.exploration=nan"], r"must be from 0 to 1"),
         (["Pendulum-v1", "--planning.starts.space=0"], r"not all of them 0"),
         (["Pendulum-v1", "--planning.starts.reset=-1"], r"weights of at least 0"),
-        (["Pendulum-v1", "--planning.stored-transitions=200000"], r"more than the replay"),
+        (
+            ["Pendulum-v1", "--adapt=none", "--planning.stored-transitions=200000"],
+            r"more than the replay",
+        ),
+        (["Pendulum-v1", "--planning.stored-transitions=10"], r"needs --adapt none"),
+        (["Pendulum-v1", "--model=simulator", "--adapt=residual"], r"written as equations"),
         (["Pendulum-v1", "--sac.batch-size=0"], r"--sac.batch-size 0"),
         (["Pendulum-v1", "--sac.learning-rate=0"], r"must be more than 0"),
         (["Pendulum-v1", "--sac.discount=2"], r"--sac.discount 2.0"),
@@ -266,3 +272,54 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
     )
     for name, array in uninterrupted.items():
         np.testing.assert_array_equal(resumed[name], array)
+
+
+def test_check_model_says_whether_the_model_is_right(tmp_path, capsys):
+    (tmp_path / "wrong.py").write_text(
+        "import dynasac\n\n\nclass Heavy(dynasac.Pendulum):\n    m: float = 1.3\n"
+    )
+    assert cli.run(["check-model", "Pendulum-v1", "--steps=600"]) == 0
+    assert "Pendulum agrees with the environment on 600" in capsys.readouterr().out
+    wrong = ["check-model", "Pendulum-v1", "--model=wrong.py:Heavy", "--steps=600"]
+    assert cli.run(wrong) == 1
+    assert "Heavy is wrong about observation[2]" in capsys.readouterr().out
+    assert cli.run([*wrong, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["agrees"] is False
+    assert report["transitions"] == 600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Pendulum-v1", "--steps=0"], "--steps: at least 1"),
+        (["Pendulum-v1", "--seed=-1"], "--seed: at least 0"),
+        (["Pendulum-v1", "--steps=50"], "too few to judge Pendulum by"),
+        (["Pendulum-v1", "--model=none"], "nothing to check"),
+        (["Acrobot-v1"], "continuous actions"),
+    ],
+)
+def test_bad_input_to_check_model(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        cli.run(["check-model", *arguments])
+
+
+def test_what_was_identified_is_kept_in_the_run(tmp_path, capsys):
+    (tmp_path / "rough.py").write_text(
+        "import dynasac\n\n\nclass Rough(dynasac.Pendulum):\n    g: float = 14.0\n"
+    )
+    train = ["train", "Pendulum-v1", "--model=rough.py:Rough", *TINY, "--real-episodes=1"]
+    assert cli.run([*train, "--output=run"]) == 0
+    said = capsys.readouterr().out
+    assert "g 14 →" in " ".join(said.split())
+    _, row = rows(tmp_path / "run")
+    assert row["adapt_rung"] == "identified"
+    assert float(row["error_exact"]) > 10 * float(row["error_identified"])
+    assert float(row["model_error"]) == float(row["error_identified"])
+    assert "the model with fitted parameters" in row["decision"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    found = summary["model"]["parameters"]
+    assert found["g"] / found["l"] == pytest.approx(10, rel=1e-2)
+    assert summary["model"]["identified"][0]["before"] == 14
+    loaded, _ = recording.load_run(tmp_path / "run", "Pendulum-v1", "rough.py:Rough")
+    assert float(loaded.model.g) == pytest.approx(found["g"])

@@ -147,10 +147,10 @@ def test_project_puts_a_vector_on_the_circle_and_leaves_possible_ones():
 
 
 def test_known_models():
-    assert isinstance(known_model("Pendulum-v1"), Pendulum)
-    assert isinstance(known_model("MountainCarContinuous-v0"), MountainCar)
-    with pytest.raises(UsageError, match=r"no physics is known for Ant-v5 .*--model none"):
-        known_model("Ant-v5")
+    assert isinstance(known_model(gym.make("Pendulum-v1")), Pendulum)
+    assert isinstance(known_model(gym.make("MountainCarContinuous-v0")), MountainCar)
+    with pytest.raises(UsageError, match=r"no physics is known for Rail-v0 .*--model none"):
+        known_model(gym.make("Rail-v0"))
 
 
 @pytest.mark.parametrize(

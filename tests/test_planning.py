@@ -23,6 +23,10 @@ def with_(**changes) -> planning.PlanningConfig:
     return dataclasses.replace(SMALL_PLANNING, **changes)
 
 
+def trusting(fraction=0.25, horizon=3, uncertainty=np.inf) -> planning.Trust:
+    return planning.Trust(jnp.float32(fraction), jnp.int32(horizon), jnp.float32(uncertainty))
+
+
 def memory(rows: int = 20, observation: float = -0.75) -> replay.ReplayState:
     """A replay of real rows that can be told from everything a model makes."""
     state = replay.create(40, 1, 1)
@@ -112,7 +116,9 @@ def test_starts_in_space_are_possible_observations():
 def test_a_rollout_stops_at_termination(learner):
     first = jnp.array([[1.0], [2.0], [4.0], [9.0]])
     countdown = probes.Countdown()
-    moves, happened = rollout(countdown, learner.actor, first, 5, 0.0, SPACES, KEY)
+    moves, happened = rollout(
+        countdown, learner.actor, first, 5, 0.0, SPACES, trusting(horizon=5), KEY
+    )
     assert happened.shape == (5, 4)
     np.testing.assert_array_equal(happened.sum(0), [1, 2, 4, 5])
     steps = np.arange(5)[:, None]
@@ -126,7 +132,7 @@ def test_a_rollout_stops_at_termination(learner):
 
 def test_a_rollout_obeys_the_model_and_the_scale_of_actions(learner):
     first = jnp.linspace(-0.9, 0.9, 50)[:, None]
-    moves, _ = rollout(model, learner.actor, first, 3, 0.5, SPACES, KEY)
+    moves, _ = rollout(model, learner.actor, first, 3, 0.5, SPACES, trusting(horizon=3), KEY)
     assert np.abs(moves.action).max() <= 1
     np.testing.assert_allclose(
         moves.next_observation, moves.observation + 0.5 * 2.0 * moves.action, atol=1e-6
@@ -140,7 +146,9 @@ def test_a_rollout_obeys_the_model_and_the_scale_of_actions(learner):
 def test_exploration_is_a_share_of_first_actions(exploration):
     state = sac.create(SMALL_SAC, SPACES, 0)
     still = probes.constant_actor(state.actor, [2.0], [-10.0])  # always about tanh(2) = 0.964
-    moves, _ = rollout(model, still, jnp.zeros((3000, 1)), 2, exploration, SPACES, KEY)
+    moves, _ = rollout(
+        model, still, jnp.zeros((3000, 1)), 2, exploration, SPACES, trusting(horizon=2), KEY
+    )
     first, second = np.abs(np.asarray(moves.action[..., 0]) - np.tanh(2.0)) > 0.02
     assert first.mean() == pytest.approx(0.98 * exploration, abs=0.04)
     assert second.mean() == 0
@@ -149,7 +157,7 @@ def test_exploration_is_a_share_of_first_actions(exploration):
 @pytest.mark.parametrize("horizon", [1, 3, 16])
 def test_a_batch_has_its_size_whatever_the_horizon(learner, horizon):
     batch, happened = eqx.filter_jit(planning.synthetic_batch)(
-        learner, model, memory(), 16, with_(horizon=horizon), SPACES, KEY
+        learner, model, memory(), 16, with_(horizon=horizon), SPACES, trusting(horizon=horizon), KEY
     )
     assert batch.reward.shape == happened.shape == (16,)
     assert happened.any()
@@ -158,7 +166,7 @@ def test_a_batch_has_its_size_whatever_the_horizon(learner, horizon):
 @pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.25, 4), (0.5, 8), (1.0, 16)])
 def test_real_fraction_is_the_share_of_real_rows(learner, fraction, count):
     batch, valid, used = mixed_batches(
-        learner, model, memory(), jnp.float32(fraction), 3, SMALL_SAC, with_(), SPACES, KEY
+        learner, model, memory(), trusting(fraction), 3, SMALL_SAC, with_(), SPACES, KEY
     )
     real = np.asarray(batch.action[..., 0] == SENTINEL)
     assert (real.sum(1) == count).all()
@@ -171,7 +179,7 @@ def test_real_fraction_is_the_share_of_real_rows(learner, fraction, count):
 
 def test_an_empty_replay_gives_no_real_rows(learner):
     batch, valid, used = mixed_batches(
-        learner, model, memory(0), jnp.float32(0.5), 1, SMALL_SAC, with_(), SPACES, KEY
+        learner, model, memory(0), trusting(0.5), 1, SMALL_SAC, with_(), SPACES, KEY
     )
     assert int(used[0]) == int(valid.sum()) > 0
     assert np.abs(batch.observation).min() > 0  # rows of zeros were never written
@@ -179,7 +187,7 @@ def test_an_empty_replay_gives_no_real_rows(learner):
 
 def test_without_a_model_a_batch_is_real(learner):
     batch, valid, used = mixed_batches(
-        learner, None, memory(), jnp.float32(0.1), 1, SMALL_SAC, with_(), SPACES, KEY
+        learner, None, memory(), trusting(0.1), 1, SMALL_SAC, with_(), SPACES, KEY
     )
     assert (batch.action == SENTINEL).all()
     assert valid.all()
@@ -195,7 +203,7 @@ def planned(state, first, last, total, fraction=0.25, config=None, known=model):
         state,
         known,
         memory(),
-        jnp.float32(fraction),
+        trusting(fraction),
         span(first, last, total),
         SMALL_SAC,
         config or with_(horizon=3),
@@ -208,7 +216,15 @@ def test_batches_made_together_are_alike(learner):
     """Each has its share of real rows, of explored actions and of later steps of rollouts."""
     config = with_(horizon=4, exploration=0.5)
     batches, _, _ = mixed_batches(
-        learner, probes.Countdown(), memory(), jnp.float32(0.25), 4, SMALL_SAC, config, SPACES, KEY
+        learner,
+        probes.Countdown(),
+        memory(),
+        trusting(0.25, horizon=4),
+        4,
+        SMALL_SAC,
+        config,
+        SPACES,
+        KEY,
     )
     assert batches.reward.shape == (4, SMALL_SAC.batch_size)
     real = np.asarray(batches.action[..., 0] == SENTINEL)
@@ -218,10 +234,48 @@ def test_batches_made_together_are_alike(learner):
         lambda s: s.actor, every, probes.constant_actor(every.actor, [2.0], [-10.0])
     )
     batches, _, _ = mixed_batches(
-        still, model, memory(0), jnp.float32(0), 4, SMALL_SAC, config, SPACES, KEY
+        still, model, memory(0), trusting(0, horizon=4), 4, SMALL_SAC, config, SPACES, KEY
     )
     explored = np.abs(np.asarray(batches.action[..., 0]) - np.tanh(2.0)) > 0.02
     assert (np.abs(explored.mean(1) - 0.5 / 4) < 0.07).all()
+
+
+class Doubtful(probes.Slide):
+    """Uncertain to the right of 0.2."""
+
+    def step(self, observation, action, key):
+        doubt = jnp.where(observation[0] > 0.2, 2.0, 0.5)
+        return dataclasses.replace(super().step(observation, action, key), uncertainty=doubt)
+
+
+def test_planning_uses_nothing_that_the_model_doubts_or_that_is_too_far_ahead(learner):
+    first = jnp.linspace(-0.9, 0.9, 50)[:, None]
+    allowed = trusting(horizon=2, uncertainty=1.0)
+    moves, happened = rollout(Doubtful(), learner.actor, first, 4, 0.5, SPACES, allowed, KEY)
+    certain = np.asarray(moves.observation[..., 0] <= 0.2)
+    np.testing.assert_array_equal(happened[0], certain[0])
+    np.testing.assert_array_equal(
+        happened[1], certain[0] & certain[1] & ~np.asarray(moves.terminated[0])
+    )
+    assert happened[1].any()
+    assert not happened[2:].any()
+    found = better_actions(
+        learner, Doubtful(), first, SMALL_SAC, with_(), SPACES, trusting(uncertainty=1.0), KEY
+    )
+    assert np.isfinite(found.gain).all()
+    assert (np.asarray(found.gain)[first[:, 0] > 0.2] == 0).all()
+    assert np.asarray(found.gain).max() > 0
+
+
+def test_a_replay_that_a_host_model_filled_is_a_source_of_synthetic_rows(learner):
+    filled = memory(30, observation=0.6)
+    batch, valid, used = mixed_batches(
+        learner, filled, memory(), trusting(0.25), 2, SMALL_SAC, with_(), SPACES, KEY
+    )
+    assert ((batch.observation[..., 0] == -0.75).sum(1) == 4).all()
+    assert ((batch.observation[..., 0] == 0.6).sum(1) == 12).all()
+    assert valid.all()
+    np.testing.assert_array_equal(used, [12, 12])
 
 
 def test_the_compiled_loop_equals_a_naive_one(learner):
@@ -235,7 +289,7 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
                 state,
                 model,
                 memory(),
-                jnp.float32(0.25),
+                trusting(0.25),
                 planning.ROUND,
                 SMALL_SAC,
                 with_(horizon=3),
@@ -244,7 +298,10 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
             )
             rows = batches.observation[:, : with_().improvement_states]
             better = better_actions(
-                state, model, rows, SMALL_SAC, with_(horizon=3), SPACES, keys[1]
+                state, model, rows, SMALL_SAC, with_(horizon=3), SPACES, trusting(), keys[1]
+            )
+            better = dataclasses.replace(
+                better, gain=better.gain * valid[:, : with_().improvement_states]
             )
             noise = jax.random.normal(keys[2], (planning.ROUND, 2, SMALL_SAC.batch_size, 1))
         turn = index % planning.ROUND
@@ -306,7 +363,9 @@ def test_the_learning_rate_falls_along_half_a_cosine():
 
 def test_stored_transitions_are_written_behind_the_real_ones(learner):
     config = with_(stored_transitions=12, horizon=1, starts=StartWeights(reset=1.0, space=0.0))
-    state, written = planning.store_synthetic(learner, model, memory(20), config, SPACES, KEY)
+    state, written = planning.store_synthetic(
+        learner, model, memory(20), config, SPACES, trusting(), KEY
+    )
     assert (int(written), int(state.size)) == (12, 32)
     rows = jax.tree.map(np.asarray, state.transitions)
     assert (rows.action[:20] == SENTINEL).all()
@@ -318,7 +377,7 @@ def test_stored_transitions_are_written_behind_the_real_ones(learner):
 def test_steps_after_a_termination_are_not_stored(learner):
     config = with_(stored_transitions=12, horizon=4, starts=StartWeights(reset=1.0, space=0.0))
     state, written = planning.store_synthetic(
-        learner, probes.Countdown(length=2.0), memory(0), config, SPACES, KEY
+        learner, probes.Countdown(length=2.0), memory(0), config, SPACES, trusting(horizon=4), KEY
     )
     assert int(written) == int(state.size) == 6  # three rollouts of two steps
     assert (state.transitions.observation[:6] > 0.5).all()
@@ -328,7 +387,9 @@ def test_steps_after_a_termination_are_not_stored(learner):
 def test_lookahead_takes_the_action_that_brute_force_takes(learner):
     seen = jnp.array([[-0.9], [-0.2], [0.1], [0.45], [0.95]])
     found = np.asarray(
-        planning.lookahead_action(learner, model, seen, SMALL_SAC, with_(lookahead_tail=0), SPACES)
+        planning.lookahead_action(
+            learner, model, seen, SMALL_SAC, with_(lookahead_tail=0), SPACES, trusting()
+        )
     )
     assert found.shape == (5, 1)
 
@@ -355,7 +416,7 @@ def test_lookahead_in_two_dimensions_stays_in_the_box():
     still = jnp.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, -0.4]])
     found = np.asarray(
         planning.lookahead_action(
-            state, probes.Drift(), still, SMALL_SAC, with_(lookahead_tail=0), spaces
+            state, probes.Drift(), still, SMALL_SAC, with_(lookahead_tail=0), spaces, trusting()
         )
     )
     assert (found >= np.asarray(box.low)).all()
@@ -393,7 +454,7 @@ def test_visited_box_refuses_a_model_that_explodes():
 def test_better_actions_are_the_best_of_those_tried(learner):
     seen = jnp.array([[-0.9], [-0.2], [0.45]])
     config = with_(improvement_candidates=64)
-    found = better_actions(learner, model, seen, SMALL_SAC, config, SPACES, KEY)
+    found = better_actions(learner, model, seen, SMALL_SAC, config, SPACES, trusting(), KEY)
     own = learner.actor.mode(SPACES.observation.to_unit(seen))
 
     def worth(action):
@@ -406,6 +467,7 @@ def test_better_actions_are_the_best_of_those_tried(learner):
             0,
             SMALL_SAC,
             SPACES,
+            trusting(),
             KEY,
         )[0]
 
@@ -417,7 +479,16 @@ def test_better_actions_are_the_best_of_those_tried(learner):
 def test_a_tail_follows_the_policy_and_stops_at_the_end(learner):
     seen, action = jnp.array([[-0.9], [-0.2], [0.45]]), jnp.array([[0.3], [-1.0], [1.0]])
     found = planning.action_values(
-        learner.actor, learner.target_critics, model, seen, action[None], 3, SMALL_SAC, SPACES, KEY
+        learner.actor,
+        learner.target_critics,
+        model,
+        seen,
+        action[None],
+        3,
+        SMALL_SAC,
+        SPACES,
+        trusting(),
+        KEY,
     )[0]
     for row in range(3):
         x, a, total, weight = seen[row], action[row], 0.0, 1.0

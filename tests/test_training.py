@@ -11,7 +11,7 @@ from conftest import SMALL, SMALL_SAC
 
 from dynasac import DynaSAC, StartWeights, UsageError, preset
 from dynasac.agent import Silent
-from dynasac.training import Counts, total_updates
+from dynasac.training import Counts, updates_to_come
 
 
 def with_(config=SMALL, sac=None, planning=None, **changes):
@@ -50,8 +50,8 @@ def test_the_seed_preset_is_the_seed_document():
     assert seed.planning.horizon == 1
     assert seed.planning.first_updates == 0
     assert seed.planning.starts == StartWeights(replay=0.0, reset=1.0, space=0.0)
-    assert preset("seed", with_model=False).real_episodes == 40
-    assert preset("seed", with_model=False).planning.stored_transitions == 0
+    assert preset("seed", "none").real_episodes == 40
+    assert preset("seed", "none").planning.stored_transitions == 0
 
 
 def test_the_seed_preset_adds_up():
@@ -221,7 +221,9 @@ def test_a_model_that_returns_nan_is_an_error():
 
 
 def test_the_updates_to_come_are_known_beforehand(clocked):
-    assert total_updates(SMALL, 2, 10) == clocked.state.counts.gradient_updates
+    ahead = updates_to_come(clocked.task, Counts(), 2)
+    assert ahead == clocked.state.counts.gradient_updates
+    assert updates_to_come(clocked.task, clocked.state.counts, 2) == 0
 
 
 def test_planning_alone_learns_pendulum_without_a_real_step(trained):

@@ -3,7 +3,17 @@
 from .agent import DynaSAC
 from .errors import UsageError
 from .evaluation import Evaluation
-from .models import DynamicsModel, ModelStep, MountainCar, Pendulum, PhysicsModel
+from .models import (
+    DynamicsModel,
+    FuncEnvModel,
+    HostModel,
+    HostStep,
+    ModelStep,
+    MountainCar,
+    Pendulum,
+    PhysicsModel,
+    SimulatorModel,
+)
 from .planning import PlanningConfig, StartWeights
 from .presets import Config, preset
 from .sac import SACConfig
@@ -13,12 +23,16 @@ __all__ = [
     "DynaSAC",
     "DynamicsModel",
     "Evaluation",
+    "FuncEnvModel",
+    "HostModel",
+    "HostStep",
     "ModelStep",
     "MountainCar",
     "Pendulum",
     "PhysicsModel",
     "PlanningConfig",
     "SACConfig",
+    "SimulatorModel",
     "StartWeights",
     "UsageError",
     "preset",

@@ -11,9 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import checkpoint, evaluation, planning, presets, sac, training
+from . import checkpoint, evaluation, planning, presets, sac, simulation, training
+from .adapt import ladder
+from .adapt.ladder import Adaptation
 from .errors import UsageError
-from .models import KNOWN_PHYSICS, DynamicsModel, check_contract, known_model, model_from_file
+from .models import (
+    KNOWN_PHYSICS,
+    DynamicsModel,
+    HostModel,
+    as_arrays,
+    check_contract,
+    known_model,
+    model_from_file,
+    own_simulator,
+)
 from .presets import Config
 from .runs import plain
 from .sac import SACState
@@ -41,8 +52,10 @@ class DynaSAC:
     Arguments:
         env: a Gymnasium environment or its id, with vector observations and bounded continuous
             actions.
-        model: a `DynamicsModel`; "auto" for the physics that is known for the environment's id;
-            "FILE.py:Class" for a model of one's own; "none" for plain SAC.
+        model: a `DynamicsModel` or `HostModel`; "auto" for what is known for the environment's id,
+            its physics or its simulator; "FILE.py:Class" for a model of one's own; "simulator" for
+            another instance of the environment itself; "ensemble" for one that is learned from real
+            transitions alone; "none" for plain SAC.
         config: the settings; those of `presets.DEFAULT`, or of plain SAC without a model, if None.
         seed: decides everything random; equal seeds give equal bytes on one machine.
 
@@ -53,28 +66,42 @@ class DynaSAC:
     def __init__(
         self,
         env: gym.Env | str,
-        model: DynamicsModel | str = "auto",
+        model: DynamicsModel | HostModel | str = "auto",
         config: Config | None = None,
         seed: int = 0,
     ):
         self.env = evaluation.make(env) if isinstance(env, str) else env
         self.env_id = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
         spaces = spaces_of(self.env)
-        self.model = _resolved(model, self.env_id, spaces)
-        self.config = config or presets.preset("default", with_model=self.model is not None)
+        given = resolved(model, self.env, spaces)
+        named = model if isinstance(model, str) else "auto"
+        self.config = config or presets.preset("default", named)
+        if named in ("none", "ensemble"):
+            self.config = dataclasses.replace(self.config, adapt=named)
+        if self.config.adapt in ("identify", "residual") and not isinstance(given, DynamicsModel):
+            raise UsageError(
+                f"--adapt {self.config.adapt} needs a model that is written as equations"
+            )
         presets.check(self.config)
         learner = sac.for_episodes_of(spaces.episode_steps, self.config.sac)
         planned = planning.for_spaces(spaces, self.config.planning)
         self.config = dataclasses.replace(self.config, sac=learner, planning=planned)
         if not 0 <= seed < 2**31:
             raise UsageError(f"--seed {seed}: from 0 to {2**31 - 1}")
-        if self.model is not None:
-            spaces = planning.visited_box(self.model, spaces, seed)
+        if isinstance(given, DynamicsModel):
+            spaces = planning.visited_box(given, spaces, seed)
+        elif given is not None:
+            spaces = simulation.visited_box(given, spaces, seed)
         self.spaces: Spaces = spaces
         self.seed = seed
-        self.task = Task(self.env, spaces, self.model, self.config, seed)
+        self.task = Task(self.env, spaces, given, self.config, seed)
         self.state: TrainingState = training.initial(self.task)
         self._samples = 0
+
+    @property
+    def model(self) -> DynamicsModel | HostModel | None:
+        """The model at hand: as it was given, or what real transitions have made of it."""
+        return self.state.adaptation.model
 
     def learn(
         self,
@@ -140,10 +167,18 @@ class DynaSAC:
         learner = self.state.sac
         rows = jnp.asarray(np.atleast_2d(batch))
         if lookahead:
-            if self.model is None:
-                raise UsageError("lookahead needs a model; this agent has none")
+            if not isinstance(self.model, DynamicsModel):
+                raise UsageError(
+                    "lookahead needs a model that can be compiled; this agent has none"
+                )
             action = planning.lookahead_action(
-                learner, self.model, rows, self.config.sac, self.config.planning, self.spaces
+                learner,
+                self.model,
+                rows,
+                self.config.sac,
+                self.config.planning,
+                self.spaces,
+                self.state.adaptation.trust,
             )
         elif deterministic:
             action = _mode(learner, rows, self.spaces)
@@ -175,24 +210,31 @@ class DynaSAC:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the policy, its critics and its scales into the folder `path`: arrays and JSON."""
-        stem = Path(path) / "policy"
+        """Write policy, critics, scales and model into the folder `path`: arrays and JSON."""
         description = {
             "env_id": self.env_id,
             "seed": self.seed,
             "model": type(self.model).__name__ if self.model else "none",
             "config": plain(self.config),
         }
-        checkpoint.save_tree(stem, self._policy_tree(), description)
+        checkpoint.save_tree(Path(path) / "policy", self._policy_tree(), description)
+        if isinstance(self.model, DynamicsModel):
+            adaptation = self.state.adaptation
+            tree = adaptation.model, adaptation.trust
+            checkpoint.save_tree(Path(path) / "model", tree, ladder.described(adaptation))
 
     @classmethod
     def load(
-        cls, path: str | Path, env: gym.Env | str, model: DynamicsModel | str | None = None
+        cls,
+        path: str | Path,
+        env: gym.Env | str,
+        model: DynamicsModel | HostModel | str | None = None,
     ) -> "DynaSAC":
         """Read what `save` wrote. The caller says which environment and model; no file does.
 
         Arguments:
-            model: as for the class; None for the known physics of the environment, if there is any.
+            model: as for the class, and as the saved agent was given it: what that learned of it
+                is in the files. None for the known physics of the environment, if there is any.
 
         Raises:
             UsageError: the files are missing or damaged, or do not fit the environment.
@@ -203,13 +245,33 @@ class DynaSAC:
         seed = description.get("seed")
         if not isinstance(seed, int):
             raise UsageError(f"{stem}.json has the seed {seed!r}, not a number")
-        agent = cls(env, _or_none(model, env), config, seed)
+        agent = cls(env, _or_none(model, env, config), config, seed)
         agent._restore(checkpoint.load_tree(stem, agent._policy_tree()))
+        if (Path(path) / "model.json").exists():
+            agent._restore_model(Path(path) / "model")
         return agent
 
+    def _restore_model(self, stem: Path) -> None:
+        described = checkpoint.read_json(stem.with_suffix(".json"))
+        if self.task.model is None and described.get("rung") != "ensemble":
+            return  # the caller has not said which model it is that these numbers belong to
+        template = self._template(described)
+        model, trust = checkpoint.load_tree(stem, (template.model, template.trust))
+        self.state = self.state._replace(adaptation=template._replace(model=model, trust=trust))
+
+    def _template(self, described: dict[str, Any]) -> Adaptation:
+        return ladder.template(
+            described, self.task.model, self.spaces, self.config.planning, self.config.ensemble
+        )
+
     def save_checkpoint(self, folder: Path) -> None:
-        """Write all that is needed to go on: learner, replay and counts."""
-        description = {"env_id": self.env_id, "seed": self.seed, "config": plain(self.config)}
+        """Write all that is needed to go on: learner, replay, model and counts."""
+        description = {
+            "env_id": self.env_id,
+            "seed": self.seed,
+            "config": plain(self.config),
+            "adaptation": ladder.described(self.state.adaptation),
+        }
         checkpoint.save_tree(folder / "state", self._training_tree(), description)
 
     def load_checkpoint(self, folder: Path) -> None:
@@ -228,19 +290,35 @@ class DynaSAC:
             raise UsageError(
                 f"the run in {folder.parent} has other settings: {', '.join(changed) or 'seed'}"
             )
-        policy, replay, counts, train_return = checkpoint.load_tree(
+        adaptation = self._template(written.get("adaptation", {}))
+        self.state = self.state._replace(adaptation=adaptation)
+        policy, replay, learned, simulated, counts, train_return = checkpoint.load_tree(
             folder / "state", self._training_tree()
         )
         self._restore(policy)
-        counts = training.Counts(*(int(count) for count in counts))
-        self.state = TrainingState(self.state.sac, replay, counts, float(train_return[0]))
+        model, trust = learned
+        self.state = self.state._replace(
+            replay=replay,
+            adaptation=adaptation._replace(model=model or adaptation.model, trust=trust),
+            simulation=simulated,
+            counts=training.Counts(*(int(count) for count in counts)),
+            train_return=float(train_return[0]),
+        )
 
     def _policy_tree(self):
         return self.state.sac, self.spaces.observation, self.spaces.action
 
     def _training_tree(self):
-        counts = np.array(self.state.counts, np.int64)
-        return self._policy_tree(), self.state.replay, counts, np.array([self.state.train_return])
+        state = self.state
+        model = self.model if isinstance(self.model, DynamicsModel) else None
+        return (
+            self._policy_tree(),
+            state.replay,
+            (model, state.adaptation.trust),
+            state.simulation,
+            np.array(state.counts, np.int64),
+            np.array([state.train_return]),
+        )
 
     def _restore(self, policy) -> None:
         learner, observation, action = policy
@@ -264,26 +342,33 @@ class _Keeper:
         self._observer.episode(state)
 
 
-def _or_none(model: DynamicsModel | str | None, env: gym.Env | str) -> DynamicsModel | str:
-    """The known physics of an environment where none was named, or none."""
+def _or_none(
+    model: DynamicsModel | HostModel | str | None, env: gym.Env | str, config: Config
+) -> DynamicsModel | HostModel | str:
+    """Where no model was named, the known physics of an environment, or one to be learned."""
     if model is not None:
         return model
+    if config.adapt == "ensemble":
+        return "ensemble"
     env_id = env if isinstance(env, str) else env.spec.id if env.spec else ""
     return "auto" if env_id in KNOWN_PHYSICS else "none"
 
 
-def _resolved(asked: DynamicsModel | str, env_id: str, spaces: Spaces) -> DynamicsModel | None:
+def resolved(
+    asked: DynamicsModel | HostModel | str, env: gym.Env, spaces: Spaces
+) -> DynamicsModel | HostModel | None:
     """The model that was asked for, checked, with its parameters as arrays."""
-    if isinstance(asked, DynamicsModel):
-        model = asked
-    elif asked == "none":
+    if isinstance(asked, str) and asked in ("none", "ensemble"):
         return None
+    if not isinstance(asked, str):
+        model = asked
+    elif asked == "simulator":
+        model = own_simulator(env)
     else:
-        model = known_model(env_id) if asked == "auto" else model_from_file(asked)
-    # as arrays, other values of the parameters need no recompilation
-    model = jax.tree.map(
-        lambda leaf: jnp.asarray(np.float32(leaf)) if isinstance(leaf, float) else leaf, model
-    )
+        model = known_model(env) if asked == "auto" else model_from_file(asked)
+    if isinstance(model, HostModel):
+        return model
+    model = as_arrays(model)
     check_contract(model, spaces.observation.size, spaces.action.size)
     return model
 

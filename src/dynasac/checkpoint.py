@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from .errors import UsageError
 
-FORMAT = 2
+FORMAT = 3
 Tree = TypeVar("Tree")
 
 
@@ -96,4 +96,9 @@ def load_tree(stem: Path, template: Tree) -> Tree:
             )
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise UsageError(f"{path}: {name} holds numbers that are not finite")
-    return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+    # NumPy's arrays stay NumPy's: as JAX's they would lose half of their 64 bits
+    found = [
+        arrays[name] if isinstance(leaf, np.ndarray) else jnp.asarray(arrays[name])
+        for name, (_, leaf) in zip(names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, found)

@@ -22,6 +22,7 @@ examples:
   dynasac train Pendulum-v1                   plan from the known physics, without a real step
   dynasac train Pendulum-v1 --preset seed     SAC-Dyna-Q as first described, 20 real episodes
   dynasac train MODULE:ID --model FILE.py:Class      an environment and a model of your own
+  dynasac check-model MODULE:ID --model FILE.py:Class        is the model right?
   dynasac evaluate runs/Pendulum-v1           what the trained policy is worth"""
 
 
@@ -32,7 +33,8 @@ class Train:
     env: Annotated[str, tyro.conf.Positional]
     """Gymnasium environment id, or MODULE:ID"""
     model: str = "auto"
-    """auto: known physics of the environment; FILE.py:Class: your own; none: plain SAC"""
+    """auto: known physics of the environment, or its MuJoCo simulator; FILE.py:Class: your own;
+    simulator: a copy of the environment; ensemble: learn one; none: plain SAC"""
     preset: Literal["default", "seed"] = "default"
     """the settings below that are not given: the best known, or the seed document's"""
     seed: int = 0
@@ -66,6 +68,22 @@ class Evaluate:
     """print the whole result as JSON"""
 
 
+@dataclass(frozen=True)
+class CheckModel:
+    """Try a model on the real environment; exits with 1 if it is wrong."""
+
+    env: Annotated[str, tyro.conf.Positional]
+    """Gymnasium environment id, or MODULE:ID"""
+    model: str = "auto"
+    """auto: known physics of the environment; FILE.py:Class: your own; simulator: its own copy"""
+    steps: int = 2000
+    """real transitions to collect"""
+    seed: int = 0
+    """of the environment and of the actions tried"""
+    json: bool = False
+    """print the whole report as JSON"""
+
+
 def main() -> None:
     """The `dynasac` command: exits with 0, with 1 and a line that says what to do, or with 130."""
     try:
@@ -81,6 +99,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Parse and carry out one command; returns the exit code."""
     command = _parse(arguments or ["--help"])
+    if isinstance(command, CheckModel):
+        return check_model(command)
     return evaluate(command) if isinstance(command, Evaluate) else train(command)
 
 
@@ -94,12 +114,13 @@ def _parse(arguments: list[str]) -> Any:
             chosen, _ = first.parse_known_args(arguments)
         except SystemExit:  # tyro says below what is wrong, better
             chosen = first.parse_args([])
-    settings = presets.preset(chosen.preset, with_model=chosen.model != "none")
+    settings = presets.preset(chosen.preset, chosen.model)
     train_defaults = Train(env="", settings=settings)
     object.__setattr__(train_defaults, "env", tyro.MISSING)  # which no annotation admits
     commands = (
         Annotated[Train, tyro.conf.subcommand("train", default=train_defaults, prefix_name=False)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
+        | Annotated[CheckModel, tyro.conf.subcommand("check-model", prefix_name=False)]
     )
     return tyro.cli(commands, prog="dynasac", description=DESCRIPTION, args=arguments)
 
@@ -114,6 +135,7 @@ def train(command: Train) -> int:
     _configure()
     from . import evaluation, recording, runs
     from .agent import DynaSAC
+    from .models import DynamicsModel
 
     if command.resume:
         assert command.output is not None
@@ -136,6 +158,12 @@ def train(command: Train) -> int:
         print(f"go on with:  {go_on}", file=sys.stderr)
         return 130
     _print_result(agent, measured, evaluation.regret(agent.env_id, measured), directory)
+    print("next:")
+    if isinstance(agent.model, DynamicsModel):
+        own = f" --env {command.env}" if ":" in command.env else ""
+        own += f" --model {command.model}" if ":" in command.model else ""
+        print(f"  dynasac evaluate {directory.directory} --lookahead 1{own}")
+    print("  dynasac train --help")
     return 0
 
 
@@ -158,6 +186,36 @@ def evaluate(command: Evaluate) -> int:
     return 0
 
 
+def check_model(command: CheckModel) -> int:
+    """`dynasac check-model`."""
+    if command.steps < 1:
+        raise UsageError("--steps: at least 1")
+    if command.seed < 0:
+        raise UsageError("--seed: at least 0")
+    _configure()
+    from . import evaluation
+    from .adapt.check import check
+    from .adapt.explore import explore
+    from .agent import resolved
+    from .models import Called, HostModel
+    from .spaces import spaces_of
+
+    env = evaluation.make(command.env)
+    spaces = spaces_of(env)
+    model = resolved(command.model, env, spaces)
+    if model is None:
+        raise UsageError(f"--model {command.model}: there is nothing to check yet")
+    if isinstance(model, HostModel):
+        model = Called(model)
+    transitions = explore(env, model, spaces, command.steps, command.seed)
+    report = check(model, transitions, spaces)
+    if command.json:
+        print(json.dumps(report.summary()))
+    else:
+        print("\n".join(report.lines()))
+    return 0 if report.agrees else 1
+
+
 def _print_result(agent, measured, regret: float | None, directory) -> None:
     summary = json.loads((directory.directory / "summary.json").read_text())
     print(_worth(agent.env_id, measured, regret))
@@ -167,10 +225,6 @@ def _print_result(agent, measured, regret: float | None, directory) -> None:
         f"{summary['wall_seconds']:.1f} s ({summary['compile_seconds']:.1f} s of them compiling)"
     )
     print(f"  everything is in {directory.directory}/")
-    print("next:")
-    if agent.model is not None:
-        print(f"  dynasac evaluate {directory.directory} --lookahead 1")
-    print("  dynasac train --help")
 
 
 def _worth(env_id: str, measured, regret: float | None) -> str:

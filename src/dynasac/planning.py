@@ -52,17 +52,42 @@ class PlanningConfig:
     """k: steps of a rollout, fewer where it terminates"""
     exploration: float = 0.5
     """share of rollouts whose first action is drawn uniformly, not from the policy"""
-    real_fraction: float = 0.1
-    """share of real transitions in a batch, once there are any"""
+    real_fraction: float = 0.0
+    """least share of real transitions in a batch, once there are any; the model's error is the
+    share if it is larger"""
     improvement_states: int = 256
     """states of a batch for which better actions than the policy's are sought in the model"""
     improvement_candidates: int = 4
     """uniform actions tried for each"""
     lookahead_tail: int = 100
     """steps that `lookahead` follows the policy in the model, before the critics judge"""
+    simulations: int = 64
+    """episodes that go on side by side in a model that runs on the host"""
+    simulated_transitions: int = 8
+    """steps in such a model for each update"""
     stored_transitions: int = 0
     """synthetic transitions written to the replay after each real episode, as the seed document
     does; the updates then draw from the replay alone. 0: fresh ones for every update"""
+
+
+class Trust(eqx.Module):
+    """How far planning may go with a model. All of it may change without recompilation."""
+
+    real_fraction: Float[Array, ""]
+    """share of real transitions in a batch, once there are any; 1 is plain SAC"""
+    horizon: Int[Array, ""]
+    """steps of a rollout that are believed, `PlanningConfig.horizon` at most"""
+    uncertainty: Float[Array, ""]
+    """the largest `ModelStep.uncertainty` of a transition that is learned from"""
+
+
+def full_trust(config: PlanningConfig) -> Trust:
+    """In a model that is believed: what the settings say."""
+    return Trust(
+        jnp.asarray(np.float32(config.real_fraction)),
+        jnp.asarray(np.int32(config.horizon)),
+        jnp.asarray(np.float32(1e9)),  # files hold finite numbers alone
+    )
 
 
 def for_spaces(spaces: Spaces, config: PlanningConfig) -> PlanningConfig:
@@ -110,13 +135,15 @@ def rollout(
     horizon: int,
     exploration: float,
     spaces: Spaces,
+    trust: Trust,
     key: PRNGKeyArray,
 ) -> tuple[Transition, Bool[Array, "horizon count"]]:
-    """Follow the policy through the model for `horizon` steps, or until termination.
+    """Follow the policy through the model for `horizon` steps, until termination or distrust.
 
     Returns the transitions, with leading axes [horizon, count], and which of them happened: rows
-    after a termination did not. The first action of the last rollouts, a share `exploration` of
-    them, is uniform. Consumes `key`.
+    after a termination did not, nor do steps of which the model is more uncertain, or that are
+    further from the start, than `trust` allows. The first action of the last rollouts, a share
+    `exploration` of them, is uniform. Consumes `key`.
     """
     count = starts.shape[0]
 
@@ -124,26 +151,29 @@ def rollout(
         noise = jax.random.normal(key, (len(observation), spaces.action.size))
         return actor.sample(spaces.observation.to_unit(observation), noise)[0]
 
-    def advance(observation, alive, action, key):
+    def advance(index, observation, alive, action, key):
         result = jax.vmap(model.step)(
             observation, spaces.action.from_unit(action), jax.random.split(key, count)
         )
         transition = Transition(
             observation, action, result.reward, result.next_observation, result.terminated
         )
-        return (result.next_observation, alive & ~result.terminated), (transition, alive)
+        happened = alive & (result.uncertainty <= trust.uncertainty) & (index < trust.horizon)
+        return (result.next_observation, happened & ~result.terminated), (transition, happened)
 
-    def step(carry, key):
+    def step(carry, index_and_key):
         observation, alive = carry
+        index, key = index_and_key
         policy_key, model_key = jax.random.split(key)
-        return advance(observation, alive, follow(observation, policy_key), model_key)
+        return advance(index, observation, alive, follow(observation, policy_key), model_key)
 
     policy_key, uniform_key, model_key, later_key = jax.random.split(key, 4)
     explored = round(exploration * count)
     uniform = jax.random.uniform(uniform_key, (explored, spaces.action.size), minval=-1.0)
     actions = jnp.concatenate([follow(starts[: count - explored], policy_key), uniform])
-    carry, first = advance(starts, jnp.ones(count, bool), actions, model_key)
-    _, later = jax.lax.scan(step, carry, jax.random.split(later_key, horizon - 1))
+    carry, first = advance(0, starts, jnp.ones(count, bool), actions, model_key)
+    later_steps = jnp.arange(1, horizon), jax.random.split(later_key, horizon - 1)
+    _, later = jax.lax.scan(step, carry, later_steps)
     return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
 
 
@@ -154,6 +184,7 @@ def synthetic_batch(
     count: int,
     config: PlanningConfig,
     spaces: Spaces,
+    trust: Trust,
     key: PRNGKeyArray,
 ) -> tuple[Transition, Bool[Array, " count"]]:
     """`count` synthetic transitions under the current policy, and which of them happened.
@@ -166,7 +197,7 @@ def synthetic_batch(
         model, replay, config.starts, spaces.observation, rollouts, start_key
     )
     transitions, happened = rollout(
-        model, state.actor, starts, config.horizon, config.exploration, spaces, rollout_key
+        model, state.actor, starts, config.horizon, config.exploration, spaces, trust, rollout_key
     )
     return jax.tree.map(
         lambda rows: rows.reshape(-1, *rows.shape[2:])[:count], (transitions, happened)
@@ -175,9 +206,9 @@ def synthetic_batch(
 
 def mixed_batches(
     state: SACState,
-    model: DynamicsModel | None,
+    model: DynamicsModel | ReplayState | None,
     replay: ReplayState,
-    real_fraction: Float[Array, ""],
+    trust: Trust,
     batches: int,
     sac_config: SACConfig,
     config: PlanningConfig,
@@ -185,6 +216,8 @@ def mixed_batches(
     key: PRNGKeyArray,
 ) -> tuple[Transition, Bool[Array, "batches batch"], Int[Array, " batches"]]:
     """Batches for some updates: real rows first, synthetic ones behind; real alone without a model.
+
+    Synthetic rows are made by the model, or drawn from a replay that a host model filled.
 
     Returns the transitions, with leading axes [batches, batch], which of them count, and how many
     of those in each batch are synthetic. Consumes `key`.
@@ -200,12 +233,15 @@ def mixed_batches(
         real = replay_module.sample(replay, real_key, count)
         valid = jnp.ones((batches, sac_config.batch_size), bool)
         return jax.tree.map(dealt, real), valid, jnp.zeros(batches, jnp.int32)
-    rows = synthetic_batch(state, model, replay, count, config, spaces, synthetic_key)
+    if isinstance(model, ReplayState):
+        rows = replay_module.sample(model, synthetic_key, count), jnp.ones(count, bool)
+    else:
+        rows = synthetic_batch(state, model, replay, count, config, spaces, trust, synthetic_key)
     synthetic, happened = jax.tree.map(dealt, rows)
 
     def mixed():
         real = jax.tree.map(dealt, replay_module.sample(replay, real_key, count))
-        is_real = jnp.arange(sac_config.batch_size) < real_fraction * sac_config.batch_size
+        is_real = jnp.arange(sac_config.batch_size) < trust.real_fraction * sac_config.batch_size
 
         def choose(a, b):
             return jnp.where(is_real.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)
@@ -216,7 +252,7 @@ def mixed_batches(
     def synthetic_alone():
         return synthetic, happened, happened.sum(1, dtype=jnp.int32)
 
-    return jax.lax.cond((replay.size > 0) & (real_fraction > 0), mixed, synthetic_alone)
+    return jax.lax.cond((replay.size > 0) & (trust.real_fraction > 0), mixed, synthetic_alone)
 
 
 def annealed(sac_config: SACConfig, progress: Float[Array, ""]) -> Float[Array, ""]:
@@ -239,9 +275,9 @@ COMPILER_OPTIONS = {
 @eqx.filter_jit(compiler_options=COMPILER_OPTIONS)  # pyright: ignore[reportCallIssue]
 def plan(
     state: SACState,
-    model: DynamicsModel | None,
+    model: DynamicsModel | ReplayState | None,
     replay: ReplayState,
-    real_fraction: Float[Array, ""],
+    trust: Trust,
     span: tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]],
     sac_config: SACConfig,
     config: PlanningConfig,
@@ -251,7 +287,8 @@ def plan(
     """Updates `first` to `last` of a phase of `total`, each on a batch of its own.
 
     Arguments:
-        model: where synthetic transitions come from; None for updates on the replay alone.
+        model: where synthetic transitions come from: a model, or a replay that a host model filled;
+            None for updates on the replay alone.
         span: (first, last, total). The learning rate follows update / total; with a total of 0 it
             is the final one. All three may change without recompilation.
         key: of the phase; round i folds i into it, so a phase cut between rounds is the same phase.
@@ -266,13 +303,17 @@ def plan(
     def one_round(number, carry):
         keys = jax.random.split(jax.random.fold_in(key, number), 3)
         batches, valid, used = mixed_batches(
-            carry[0], model, replay, real_fraction, size, sac_config, config, spaces, keys[0]
+            carry[0], model, replay, trust, size, sac_config, config, spaces, keys[0]
         )
         improvements = None
-        if model is not None and config.improvement_states:
+        if isinstance(model, DynamicsModel) and config.improvement_states:
             rows = batches.observation[:, : config.improvement_states]
             improvements = better_actions(
-                carry[0], model, rows, sac_config, config, spaces, keys[1]
+                carry[0], model, rows, sac_config, config, spaces, trust, keys[1]
+            )
+            counts = valid[:, : config.improvement_states]
+            improvements = dataclasses.replace(
+                improvements, gain=jnp.where(counts, improvements.gain, 0.0)
             )
         prepared = batches, valid, used, improvements, jax.random.normal(keys[2], noise_shape)
 
@@ -306,6 +347,7 @@ def store_synthetic(
     replay: ReplayState,
     config: PlanningConfig,
     spaces: Spaces,
+    trust: Trust,
     key: PRNGKeyArray,
 ) -> tuple[ReplayState, Int[Array, ""]]:
     """Write `config.stored_transitions` synthetic transitions to the replay, the seed's way.
@@ -313,7 +355,7 @@ def store_synthetic(
     Returns the replay and how many happened and were written. Consumes `key`.
     """
     rows, happened = synthetic_batch(
-        state, model, replay, config.stored_transitions, config, spaces, key
+        state, model, replay, config.stored_transitions, config, spaces, trust, key
     )
     return replay_module.add(replay, rows, happened), happened.sum()
 
@@ -327,12 +369,14 @@ def action_values(
     tail: int,
     sac_config: SACConfig,
     spaces: Spaces,
+    trust: Trust,
     key: PRNGKeyArray,
 ) -> Float[Array, "candidates *rows"]:
     """Q(s, a) through the model: a, then `tail` steps of the deterministic policy, then V.
 
-    Actions are in [-1, 1], values in the learner's unit of return. This is the evaluation step of
-    rollout policy iteration (Bertsekas 2019, section 2.4). Consumes `key`.
+    Actions are in [-1, 1], values in the learner's unit of return; -inf for an action of whose
+    outcome the model is too uncertain. This is the evaluation step of rollout policy iteration
+    (Bertsekas 2019, section 2.4). Consumes `key`: the candidates of a row share their randomness.
     """
     gamma = sac.discount(sac_config)
 
@@ -342,25 +386,26 @@ def action_values(
             step = jax.vmap(step)
         if observation.ndim < action.ndim:
             # what depends on the state alone is computed once for all candidates
-            step = jax.vmap(step, in_axes=(None, 0, 0))
-        keys = jax.random.split(key, action.shape[:-1])
+            step = jax.vmap(step, in_axes=(None, 0, None))
+        keys = jax.random.split(key, observation.shape[:-1])
         result = step(observation, spaces.action.from_unit(action), keys)
         reward = sac_config.reward_scale * result.reward
         own = actor.mode(spaces.observation.to_unit(result.next_observation))
-        return result.next_observation, own, reward, jnp.where(result.terminated, 0.0, gamma)
+        weight = jnp.where(result.terminated, 0.0, gamma)
+        return (result.next_observation, own, reward, weight), result.uncertainty
 
     def follow(carry, key):
         observation, action, total, weight = carry
-        observation, action, reward, later = take(observation, action, key)
+        (observation, action, reward, later), _ = take(observation, action, key)
         return (observation, action, total + weight * reward, weight * later), None
 
     first_key, tail_key = jax.random.split(key)
-    carry, _ = jax.lax.scan(
-        follow, take(observations, actions, first_key), jax.random.split(tail_key, tail)
-    )
+    first, uncertainty = take(observations, actions, first_key)
+    carry, _ = jax.lax.scan(follow, first, jax.random.split(tail_key, tail))
     observation, action, total, weight = carry
     x = spaces.observation.to_unit(observation)
-    return total + weight * sac.reduced(critics(x, action), sac_config)
+    values = total + weight * sac.reduced(critics(x, action), sac_config)
+    return jnp.where(uncertainty <= trust.uncertainty, values, -jnp.inf)
 
 
 def better_actions(
@@ -370,11 +415,13 @@ def better_actions(
     sac_config: SACConfig,
     config: PlanningConfig,
     spaces: Spaces,
+    trust: Trust,
     key: PRNGKeyArray,
 ) -> Improvement:
     """The best of the policy's own action and some uniform ones, one step ahead in the model.
 
-    Consumes `key`.
+    Where the outcome of the policy's own action is too uncertain, nothing is gained. Consumes
+    `key`.
     """
     candidate_key, model_key = jax.random.split(key)
     own = state.actor.mode(spaces.observation.to_unit(observations))
@@ -391,12 +438,11 @@ def better_actions(
         0,
         sac_config,
         spaces,
+        trust,
         model_key,
     )
-    return Improvement(
-        action=_best(actions, values),
-        gain=values.max(axis=0) - values[0],
-    )
+    gain = jnp.where(jnp.isfinite(values[0]), values.max(axis=0) - values[0], 0.0)
+    return Improvement(action=_best(actions, values), gain=gain)
 
 
 def _best(
@@ -417,6 +463,7 @@ def lookahead_action(
     sac_config: SACConfig,
     config: PlanningConfig,
     spaces: Spaces,
+    trust: Trust,
 ) -> Float[Array, "batch action"]:
     """The best of many actions one step ahead in the model, in the environment's units.
 
@@ -443,6 +490,7 @@ def lookahead_action(
         config.lookahead_tail,
         sac_config,
         spaces,
+        trust,
         jax.random.key(0),
     )
     return spaces.action.from_unit(_best(actions, values))
@@ -451,14 +499,14 @@ def lookahead_action(
 def visited_box(model: DynamicsModel, spaces: Spaces, seed: int, rollouts: int = 64) -> Spaces:
     """Measure the components that the environment leaves unbounded, by random actions in the model.
 
-    They get the range of the reset distribution and of nine tenths of what `rollouts` episodes of
-    random actions visit, widened by half: the far ends of random walks are not worth planning for.
+    Raises:
+        UsageError: the model's predictions are not finite.
     """
     if all(spaces.bounded):
         return spaces
 
     @eqx.filter_jit
-    def ranges(model, key):
+    def visited(model, key):
         start_key, steps_key = jax.random.split(key)
         starts = jax.vmap(model.initial_observation)(jax.random.split(start_key, rollouts))
 
@@ -472,14 +520,25 @@ def visited_box(model: DynamicsModel, spaces: Spaces, seed: int, rollouts: int =
             return reached, result.next_observation
 
         _, seen = jax.lax.scan(step, starts, jax.random.split(steps_key, spaces.episode_steps))
-        low, high = jnp.quantile(seen, jnp.array([0.05, 0.95]), axis=(0, 1))
-        return jnp.minimum(low, starts.min(0)), jnp.maximum(high, starts.max(0))
+        return starts, seen.reshape(-1, spaces.observation.size)
 
-    low, high = (np.asarray(a) for a in ranges(model, jax.random.key(seed)))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise UsageError(
-            f"{type(model).__name__}.step returns numbers that are not finite under random actions"
-        )
+    starts, seen = visited(model, jax.random.key(seed))
+    return box_around(np.asarray(starts), np.asarray(seen), spaces, type(model).__name__)
+
+
+def box_around(starts: np.ndarray, seen: np.ndarray, spaces: Spaces, name: str) -> Spaces:
+    """Give the components that the environment leaves unbounded the range of what was seen.
+
+    That is the range of the resets and of nine tenths of what random actions visit, widened by
+    half: the far ends of random walks are not worth planning for.
+
+    Raises:
+        UsageError: what was seen is not finite.
+    """
+    if not np.isfinite(seen).all():
+        raise UsageError(f"{name}.step returns numbers that are not finite under random actions")
+    low, high = np.quantile(seen, [0.05, 0.95], axis=0)
+    low, high = np.minimum(low, starts.min(0)), np.maximum(high, starts.max(0))
     margin = np.maximum((high - low) / 4, 1e-3)
     bounded = np.asarray(spaces.bounded)
     box = spaces.observation

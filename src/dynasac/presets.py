@@ -4,7 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
+from .adapt.ladder import Asked
 from .errors import UsageError
+from .models.ensemble import EnsembleConfig
 from .planning import PlanningConfig, StartWeights
 from .sac import SACConfig
 
@@ -15,12 +17,17 @@ class Config:
 
     sac: SACConfig = SACConfig()
     planning: PlanningConfig = PlanningConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    adapt: Asked = "auto"
+    """auto: what real transitions show to be best; none: the model is believed; identify: fit its
+    parameters; residual: learn a correction; ensemble: learn all of it"""
     real_episodes: int = 0
     """episodes collected in the real environment"""
     replay_capacity: int = 100_000
     """transitions kept"""
-    updates_per_real_step: int = 1
-    """gradient updates on replayed transitions at each step in the real environment"""
+    updates_per_real_step: int = 0
+    """gradient updates on replayed transitions at each step in the real environment; planning's
+    updates are on real and synthetic ones together"""
     random_steps: int = 0
     """real steps with uniform actions, and no updates, before the policy takes over"""
 
@@ -54,6 +61,7 @@ SEED = Config(
         improvement_states=0,
         stored_transitions=100,
     ),
+    adapt="none",
     real_episodes=20,
     replay_capacity=10_000,
     updates_per_real_step=2,
@@ -69,25 +77,35 @@ DEFAULT = Config()
 MODEL_FREE = Config(
     sac=dataclasses.replace(MODEL_FREE_SAC, learning_rate=1e-3, final_learning_rate=1e-3),
     planning=PlanningConfig(first_updates=0, updates=0),
+    adapt="none",
+    updates_per_real_step=1,
     real_episodes=25,
     random_steps=100,
 )
 """Plain SAC, for `--model none`."""
 
+LEARNED = dataclasses.replace(
+    DEFAULT,
+    planning=dataclasses.replace(DEFAULT.planning, starts=StartWeights(replay=1.0, space=1.0)),
+    adapt="ensemble",
+    real_episodes=5,
+)
+"""For `--model ensemble`: half of the starts are real observations, which the model knows best."""
+
 PRESETS = {"default": DEFAULT, "seed": SEED}
 
 
-def preset(name: str, with_model: bool = True) -> Config:
-    """The settings of a preset; without a model, those of plain SAC.
+def preset(name: str, model: str = "auto") -> Config:
+    """The settings of a preset, for a model as it is named on the command line.
 
     The seed's own settings without a model are its 40-episode comparison.
     """
-    if with_model:
+    if model not in ("none", "ensemble"):
         return PRESETS[name]
     if name == "seed":
         without = dataclasses.replace(SEED.planning, updates=0, stored_transitions=0)
         return dataclasses.replace(SEED, planning=without, real_episodes=40)
-    return MODEL_FREE
+    return MODEL_FREE if model == "none" else LEARNED
 
 
 def with_real_episodes(config: Config, count: int) -> Config:
@@ -112,6 +130,8 @@ def check(config: Config) -> None:
         "planning.horizon": (planning.horizon, 1),
         "planning.improvement-states": (planning.improvement_states, 0),
         "planning.improvement-candidates": (planning.improvement_candidates, 1),
+        "planning.simulations": (planning.simulations, 1),
+        "planning.simulated-transitions": (planning.simulated_transitions, 1),
         "planning.lookahead-tail": (planning.lookahead_tail, 0),
         "planning.stored-transitions": (planning.stored_transitions, 0),
         "sac.batch-size": (learner.batch_size, 1),
@@ -146,6 +166,11 @@ def check(config: Config) -> None:
     if planning.horizon > learner.batch_size:
         raise UsageError(
             f"--planning.horizon {planning.horizon}: at most the batch of {learner.batch_size}"
+        )
+    if planning.stored_transitions and config.adapt != "none":
+        raise UsageError(
+            "--planning.stored-transitions needs --adapt none: models are tried on real "
+            "transitions, and a replay with synthetic ones does not tell which are real"
         )
     if planning.stored_transitions > config.replay_capacity:
         raise UsageError(

@@ -25,11 +25,9 @@ class Bar:
         real_episodes: int | None,
         total_timesteps: int | None = None,
     ):
-        steps = task.spaces.episode_steps
         if real_episodes is None:
-            real_episodes = -(-(total_timesteps or 0) // steps)
-        self._observer = observer
-        self._total = training.total_updates(task.config, real_episodes, steps)
+            real_episodes = -(-(total_timesteps or 0) // task.spaces.episode_steps)
+        self._task, self._observer, self._real_episodes = task, observer, real_episodes
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -42,7 +40,7 @@ class Bar:
 
     def __enter__(self) -> "Bar":
         self._progress.start()
-        self._bar = self._progress.add_task("compiling", total=self._total)
+        self._bar = self._progress.add_task("compiling", total=self._left(training.Counts()))
         return self
 
     def __exit__(self, *_) -> None:
@@ -57,11 +55,20 @@ class Bar:
         self._observer.progress(state, message)
 
     def episode(self, state: TrainingState) -> None:
+        if state.adaptation.sentence and state.counts.real_episodes:
+            self._progress.console.print(
+                f"after {state.counts.real_episodes} real episodes: {state.adaptation.sentence}",
+                highlight=False,
+            )
         if self._bar is not None:
             self._progress.update(
                 self._bar,
                 completed=state.counts.gradient_updates,
+                total=state.counts.gradient_updates + self._left(state.counts),
                 description=f"evaluating after {state.counts.real_episodes} real episodes",
                 refresh=True,
             )
         self._observer.episode(state)
+
+    def _left(self, counts: training.Counts) -> int:
+        return training.updates_to_come(self._task, counts, self._real_episodes)

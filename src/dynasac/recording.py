@@ -9,10 +9,12 @@ import jax
 import numpy as np
 
 from . import evaluation, presets
+from .adapt import ladder
 from .agent import DynaSAC
 from .checkpoint import read_json
 from .errors import UsageError
 from .evaluation import Evaluation
+from .models import PhysicsModel
 from .runs import CompileClock, Run, plain
 from .training import TrainingState
 
@@ -34,7 +36,7 @@ class Recorder:
             raise Interrupted
 
     def episode(self, state: TrainingState) -> None:
-        counts = state.counts
+        counts, adaptation = state.counts, state.adaptation
         self.last = self._agent.evaluate(self._episodes)
         self._run.append(
             {
@@ -45,8 +47,13 @@ class Recorder:
                 "train_return": state.train_return if counts.real_episodes else None,
                 "eval_mean_return": self.last.mean_return,
                 "eval_regret": evaluation.regret(self._agent.env_id, self.last),
-                "model_error": None,
-                "adapt_rung": "none" if self._agent.model is None else "exact",
+                "model_error": adaptation.error,
+                "adapt_rung": adaptation.rung,
+                **{f"error_{rung}": error for rung, error in adaptation.errors.items()},
+                "real_fraction": float(adaptation.trust.real_fraction),
+                "rollout_steps": int(adaptation.trust.horizon),
+                **{f"parameter_{p.name}": p.after for p in adaptation.parameters},
+                "decision": adaptation.sentence,
             }
         )
         self.save()
@@ -101,17 +108,24 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
 
 
 def describe_model(agent: DynaSAC) -> dict:
-    """Name and parameters of the agent's model, as JSON holds them."""
-    if agent.model is None:
-        return {"name": "none", "rung": "none", "parameters": {}, "error": None}
-    leaves = jax.tree_util.tree_flatten_with_path(agent.model)[0]
-    parameters = {
-        jax.tree_util.keystr(path).lstrip("."): float(leaf)
-        for path, leaf in leaves
-        if np.ndim(leaf) == 0
+    """Name, rung, parameters and error of the agent's model, as JSON holds them."""
+    model, adaptation = agent.model, agent.state.adaptation
+    described = {
+        "name": "none" if model is None else type(model).__name__,
+        "rung": adaptation.rung,
+        "parameters": {},
+        "error": adaptation.error,
+        "identified": ladder.described(adaptation)["parameters"],
+        "decision": adaptation.sentence,
     }
-    name = type(agent.model).__name__
-    return {"name": name, "rung": "exact", "parameters": parameters, "error": None}
+    if isinstance(model, PhysicsModel):
+        leaves = jax.tree_util.tree_flatten_with_path(model)[0]
+        described["parameters"] = {
+            jax.tree_util.keystr(path).lstrip("."): float(leaf)
+            for path, leaf in leaves
+            if np.ndim(leaf) == 0
+        }
+    return described
 
 
 def asked_for(agent: DynaSAC, model: str, preset: str) -> dict:

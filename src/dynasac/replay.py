@@ -74,3 +74,10 @@ def sample(replay: ReplayState, key: PRNGKeyArray, count: int) -> Transition:
     # a float32 tells 2^23 rows apart, and is one draw where `randint` is two
     index = (jax.random.uniform(key, (count,)) * replay.size).astype(jnp.int32)
     return jax.tree.map(lambda ring: ring[index], replay.transitions)
+
+
+def in_order(replay: ReplayState) -> Transition:
+    """All rows that hold something, oldest first, as NumPy arrays."""
+    size = int(replay.size)
+    first = int(replay.position) if size == replay.capacity else 0
+    return jax.tree.map(lambda ring: np.roll(ring, -first, axis=0)[:size], replay.transitions)

@@ -28,6 +28,13 @@ METRICS = (
     "eval_regret",
     "model_error",
     "adapt_rung",
+    "error_exact",
+    "error_identified",
+    "error_residual",
+    "error_ensemble",
+    "real_fraction",
+    "rollout_steps",
+    "decision",
     "wall_seconds",
 )
 

@@ -1,4 +1,4 @@
-"""The loop of the seed document: collect, update, plan, evaluate, record; repeat."""
+"""The loop of the seed document: collect, adapt, plan, evaluate, record; repeat."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import planning, replay, sac
+from . import planning, replay, sac, simulation
+from .adapt import ladder
+from .adapt.explore import holding
+from .adapt.ladder import Adaptation
 from .errors import UsageError
 from .evaluation import check_step
-from .models import DynamicsModel
+from .models import DynamicsModel, HostModel
 from .presets import Config
 from .replay import ReplayState
 from .sac import SACState
+from .simulation import Simulation
 from .spaces import Spaces
 from .types import Transition
 
@@ -37,6 +41,10 @@ class TrainingState(NamedTuple):
 
     sac: SACState
     replay: ReplayState
+    adaptation: Adaptation
+    """the model at hand"""
+    simulation: Simulation | None = None
+    """where the model runs on the host: the episodes in it"""
     counts: Counts = Counts()
     train_return: float = 0.0
     """return of the last real episode; 0 before the first"""
@@ -47,7 +55,8 @@ class Task(NamedTuple):
 
     env: gym.Env
     spaces: Spaces
-    model: DynamicsModel | None
+    model: DynamicsModel | HostModel | None
+    """as it was given"""
     config: Config
     seed: int
 
@@ -68,7 +77,7 @@ class Observer(Protocol):
 CHUNK = 32 * planning.ROUND
 """updates in one call of the compiled program, between two looks at the clock and the keyboard"""
 
-COLLECT, PLAN, STORE = range(3)
+COLLECT, PLAN, STORE, SIMULATE = range(4)
 """what a stream of random numbers is for"""
 
 
@@ -83,11 +92,18 @@ def key_for(task: Task, purpose: int, count: int) -> jax.Array:
 
 
 def initial(task: Task) -> TrainingState:
-    """A learner that knows nothing, and an empty replay."""
+    """A learner that knows nothing, an empty replay, and the model as it was given."""
     sizes = (task.spaces.observation.size, task.spaces.action.size)
+    planned = task.config.planning
     return TrainingState(
         sac=sac.create(task.config.sac, task.spaces, task.seed),
         replay=replay.create(task.config.replay_capacity, *sizes),
+        adaptation=ladder.at_hand(task.model, planned),
+        simulation=simulation.create(
+            task.model, task.spaces, planned, task.config.replay_capacity, task.seed
+        )
+        if isinstance(task.model, HostModel)
+        else None,
     )
 
 
@@ -98,7 +114,7 @@ def train(
     real_episodes: int | None = None,
     total_timesteps: int | None = None,
 ) -> TrainingState:
-    """Dyna: plan from what is known; then collect a real episode and plan again, and so on.
+    """Dyna: plan from what is known; then collect a real episode, adapt, plan again, and so on.
 
     Goes on from `state` until `real_episodes` episodes, or at least `total_timesteps` real steps,
     have been collected in all and planned from. When it is interrupted, the last state that
@@ -114,6 +130,7 @@ def train(
         if not _phase_is_due(state.counts):
             state = collect(task, state, observer)
             observer.progress(state, "")
+        state = adapt(task, state, observer)
         state = plan(task, state, observer)
         observer.episode(state)
     return state
@@ -136,6 +153,11 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
     memory = jax.tree.map(jnp.copy, state.replay)  # its buffers are given away row by row below
     env_seed = np.random.SeedSequence((task.seed, counts.real_episodes)).generate_state(1)
     observation, _ = task.env.reset(seed=int(env_seed[0]))
+    wander = None
+    if config.adapt == "ensemble" and state.adaptation.model is None:
+        # nothing is known yet; noise at every step would cancel itself
+        rng = np.random.default_rng((task.seed, COLLECT, counts.real_episodes))
+        wander = holding(rng, task.spaces)
     total = 0.0
     for step in range(task.spaces.episode_steps):
         random = counts.real_steps < config.random_steps
@@ -144,6 +166,9 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         unit, action = _act(
             learner, task.spaces, observation, jnp.asarray(np.bool_(random)), draw, key
         )
+        if wander is not None:
+            unit = jnp.asarray(wander(observation))
+            action = task.spaces.action.from_unit(unit)
         following, reward, terminated, truncated, _ = task.env.step(np.asarray(action))
         check_step(following, reward, f"real episode {counts.real_episodes + 1}, step {step}")
         row = Transition(
@@ -161,7 +186,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
                 learner,
                 None,
                 memory,
-                _scalar(1.0),
+                planning.full_trust(config.planning),
                 _span(counts.gradient_updates, last, 0),
                 config.sac,
                 config.planning,
@@ -176,11 +201,13 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         if terminated or truncated:
             break
     counts = counts._replace(real_episodes=counts.real_episodes + 1)
-    state = TrainingState(learner, memory, counts, train_return=total)
-    if config.planning.stored_transitions and task.model is not None:
+    state = state._replace(sac=learner, replay=memory, counts=counts, train_return=total)
+    model = state.adaptation.model
+    if config.planning.stored_transitions and isinstance(model, DynamicsModel):
         store_key = key_for(task, STORE, counts.real_episodes)
+        trust = state.adaptation.trust
         memory, stored = planning.store_synthetic(
-            learner, task.model, memory, config.planning, task.spaces, store_key
+            learner, model, memory, config.planning, task.spaces, trust, store_key
         )
         synthetic = counts.synthetic_transitions + int(stored)
         counts = counts._replace(synthetic_transitions=synthetic)
@@ -188,22 +215,57 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
     return state
 
 
+def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
+    """Try the model on all real transitions, and make the best of it, once after each episode."""
+    counts, before = state.counts, state.adaptation
+    if before.after_episodes >= counts.real_episodes:
+        return state
+    if task.config.adapt == "none":
+        same = before._replace(after_episodes=counts.real_episodes, changed=False)
+        return state._replace(adaptation=same)
+    observer.progress(state, f"trying the model after {counts.real_episodes} real episodes")
+    return state._replace(
+        adaptation=ladder.climb(
+            task.model,
+            task.config.adapt,
+            replay.in_order(state.replay),
+            counts.real_episodes,
+            before,
+            task.spaces,
+            task.config.planning,
+            task.config.ensemble,
+            task.seed,
+        )
+    )
+
+
 def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
-    """The updates of one phase of planning, in chunks, from wherever `state` is in the phase."""
-    config = task.config.planning
-    total = config.first_updates if state.counts.planned == 0 else config.updates
-    fresh = task.model if not config.stored_transitions else None
+    """The updates of one phase of planning, in chunks, from wherever `state` is in the phase.
+
+    In a model that has changed a new learner begins: one that has already been through such a phase
+    learns worse in the next (Nikishin et al. 2022, "The primacy bias"). Otherwise the old one goes
+    on, at the final learning rate.
+    """
+    config, adaptation = task.config.planning, state.adaptation
+    total = config.first_updates if adaptation.changed else config.updates
+    annealing = total if adaptation.changed else 0
+    if adaptation.changed and state.counts.planned and not state.counts.phase_updates:
+        seed = np.random.SeedSequence((task.seed, state.counts.planned)).generate_state(1)
+        state = state._replace(sac=sac.create(task.config.sac, task.spaces, int(seed[0])))
+    if task.config.adapt == "ensemble" and adaptation.model is None:
+        total = 0  # nothing is known yet
     key = key_for(task, PLAN, state.counts.planned)
     message = f"planning after {state.counts.real_episodes} real episodes"
     while state.counts.phase_updates < total:
         first = state.counts.phase_updates
         last = min(first + CHUNK, total)
+        source, state = _source(task, state, last - first)
         learner, metrics, synthetic = planning.plan(
             state.sac,
-            fresh,
+            source,
             state.replay,
-            _scalar(config.real_fraction),
-            _span(first, last, total),
+            adaptation.trust,
+            _span(first, last, annealing),
             task.config.sac,
             config,
             task.spaces,
@@ -224,10 +286,42 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
     return state._replace(counts=counts)
 
 
-def total_updates(config: Config, real_episodes: int, episode_steps: int) -> int:
-    """How many gradient updates training will make, if no episode ends early."""
-    collected = real_episodes * episode_steps * config.updates_per_real_step
-    return config.planning.first_updates + real_episodes * config.planning.updates + collected
+def _source(
+    task: Task, state: TrainingState, updates: int
+) -> tuple[DynamicsModel | ReplayState | None, TrainingState]:
+    """Where the synthetic transitions of some updates come from.
+
+    A model, or a replay that is filled from a simulator, whose episodes go on for it; None where
+    the only ones are those in the real replay.
+    """
+    model = state.adaptation.model
+    if task.config.planning.stored_transitions:
+        return None, state
+    if not isinstance(model, HostModel):
+        return model, state
+    assert state.simulation is not None  # `initial` makes one for every host model
+    count = state.counts.gradient_updates
+    further = simulation.advance(
+        model,
+        state.sac,
+        state.simulation,
+        updates,
+        task.config.planning,
+        task.spaces,
+        np.random.default_rng((task.seed, SIMULATE, count)),
+        key_for(task, SIMULATE, count),
+    )
+    return further.replay, state._replace(simulation=further)
+
+
+def updates_to_come(task: Task, counts: Counts, real_episodes: int) -> int:
+    """How many gradient updates training will make at most, until `real_episodes` lie behind."""
+    planned, config = task.config.planning, task.config
+    episodes = max(0, real_episodes - counts.real_episodes)
+    again = planned.updates if config.adapt == "none" else planned.first_updates
+    collected = task.spaces.episode_steps * config.updates_per_real_step
+    first = planned.first_updates if counts.planned == 0 else 0
+    return first + episodes * (again + collected)
 
 
 def _check_learning(metrics: sac.Metrics, state: TrainingState) -> None:

@@ -6,10 +6,16 @@ import inspect
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+from gymnasium.experimental.functional import FuncEnv
+
 from ..errors import UsageError, one_line
-from .base import DynamicsModel, ModelStep, PhysicsModel, check_contract
+from .base import DynamicsModel, ModelStep, PhysicsModel, as_arrays, check_contract
+from .functional import FuncEnvModel
 from .mountain_car import MountainCar
 from .pendulum import Pendulum
+from .simulator import Called, HostModel, HostStep, MujocoModel, SimulatorModel, in_mujoco
+from .simulator import simulator as simulator_of
 
 KNOWN_PHYSICS: dict[str, type[PhysicsModel]] = {
     "Pendulum-v1": Pendulum,
@@ -18,22 +24,40 @@ KNOWN_PHYSICS: dict[str, type[PhysicsModel]] = {
 """The built-in model for each environment id."""
 
 
-def known_model(env_id: str) -> PhysicsModel:
-    """The built-in physics of an environment.
+def known_model(env: gym.Env) -> DynamicsModel | HostModel:
+    """What is known of an environment: its built-in physics, or its own simulator if it is MuJoCo.
 
     Raises:
-        UsageError: there is none; the message says how to bring one.
+        UsageError: nothing is known; the message says how to bring a model.
     """
-    if env_id not in KNOWN_PHYSICS:
-        raise UsageError(
-            f"no physics is known for {env_id} (there is for {', '.join(KNOWN_PHYSICS)}): give "
-            "your own with --model FILE.py:Class, or use --model none for plain SAC"
-        )
-    return KNOWN_PHYSICS[env_id]()
+    env_id = env.spec.id if env.spec else type(env.unwrapped).__name__
+    if env_id in KNOWN_PHYSICS:
+        return KNOWN_PHYSICS[env_id]()
+    if env.spec and in_mujoco(env.unwrapped):
+        return own_simulator(env)
+    raise UsageError(
+        f"no physics is known for {env_id} (there is for {', '.join(KNOWN_PHYSICS)}): give your "
+        "own with --model FILE.py:Class, learn a model with --model ensemble, plan in the "
+        "environment's own simulator with --model simulator, or use --model none for plain SAC"
+    )
 
 
-def model_from_file(reference: str) -> DynamicsModel:
+def own_simulator(env: gym.Env) -> HostModel:
+    """Another instance of an environment as a model of it.
+
+    Raises:
+        UsageError: the environment was not made by `gymnasium.make`, or its state cannot be set.
+    """
+    if env.spec is None:
+        raise UsageError("--model simulator needs an environment made by gymnasium.make")
+    return simulator_of(gym.make(env.spec, disable_env_checker=True))
+
+
+def model_from_file(reference: str) -> DynamicsModel | HostModel:
     """Make the model that `FILE.py:Class` names, as typed by the person at the keyboard.
+
+    The class is a `DynamicsModel`, a `HostModel`, a Gymnasium `FuncEnv`, or a `gymnasium.Env` whose
+    state can be set.
 
     Raises:
         UsageError: the file or class is not there, does not import, or lacks a method.
@@ -62,14 +86,18 @@ def model_from_file(reference: str) -> DynamicsModel:
             if inspect.isclass(value) and value.__module__ == spec.name
         ]
         raise UsageError(f"{path} has no class {class_name}; it has {', '.join(classes) or 'none'}")
-    if not (inspect.isclass(found) and issubclass(found, DynamicsModel)):
-        raise UsageError(f"{class_name} in {path} must be a subclass of dynasac.PhysicsModel")
+    kinds = (DynamicsModel, HostModel, FuncEnv, gym.Env)
+    if not (inspect.isclass(found) and issubclass(found, kinds)):
+        raise UsageError(
+            f"{class_name} in {path} must be a subclass of dynasac.PhysicsModel, or of gymnasium's "
+            "FuncEnv or Env"
+        )
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise UsageError(f"{class_name} in {path} lacks the method {', '.join(missing)}")
     required = [
         field.name
-        for field in dataclasses.fields(found)
+        for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if required:
@@ -78,9 +106,12 @@ def model_from_file(reference: str) -> DynamicsModel:
             "give each a default"
         )
     try:
-        return found()
+        made = found()
     except Exception as error:  # the class is the user's code
         raise UsageError(f"{class_name}() in {path} fails: {one_line(error)}") from None
+    if isinstance(made, FuncEnv):
+        return FuncEnvModel(made)
+    return simulator_of(made) if isinstance(made, gym.Env) else made
 
 
 def _line_of(error: Exception, path: str) -> int | str:
@@ -95,12 +126,21 @@ def _line_of(error: Exception, path: str) -> int | str:
 
 __all__ = [
     "KNOWN_PHYSICS",
+    "Called",
     "DynamicsModel",
+    "FuncEnvModel",
+    "HostModel",
+    "HostStep",
     "ModelStep",
     "MountainCar",
+    "MujocoModel",
     "Pendulum",
     "PhysicsModel",
+    "SimulatorModel",
+    "as_arrays",
     "check_contract",
     "known_model",
     "model_from_file",
+    "own_simulator",
+    "simulator_of",
 ]

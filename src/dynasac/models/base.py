@@ -5,6 +5,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..errors import UsageError, one_line
@@ -19,6 +20,9 @@ class ModelStep(eqx.Module):
     """in the environment's own unit"""
     terminated: Bool[Array, ""]
     """whether the state reached is terminal; truncation is not the model's business"""
+    uncertainty: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    """how far the model doubts this prediction: 0 for physics, about 1 at the edge of what a
+    learned model has seen; planning cuts rollouts where it is more than its `Trust` allows"""
 
 
 class DynamicsModel(eqx.Module):
@@ -111,6 +115,13 @@ class PhysicsModel(DynamicsModel):
 
     def project(self, observation: Array) -> Array:
         return jnp.asarray(self.observation(self.state(observation)), jnp.float32)
+
+
+def as_arrays(model: DynamicsModel) -> DynamicsModel:
+    """The same model; as Python numbers its parameters would be compiled in."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.float32(leaf)) if isinstance(leaf, float) else leaf, model
+    )
 
 
 def check_contract(model: DynamicsModel, observation_size: int, action_size: int) -> None:

@@ -1,0 +1,1 @@
+"""Learning from real steps what the physics left open."""

@@ -1,0 +1,125 @@
+"""Real transitions that reach the corners where models go wrong: walls, limits and goals."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import equinox as eqx
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import UsageError
+from ..evaluation import check_step
+from ..models import DynamicsModel, as_arrays
+from ..spaces import Spaces
+from ..types import Transition
+
+
+def explore(
+    env: gym.Env, model: DynamicsModel, spaces: Spaces, steps: int, seed: int
+) -> Transition:
+    """Collect `steps` real transitions, in time order, where models go wrong: walls, limits, goals.
+
+    Behaviours take turns. One holds random actions for random times. The others pump a component
+    of the observation: they take the action that, says the model, moves it furthest the way it
+    is going, which swings pendulums over and cars up hills.
+
+    Raises:
+        UsageError: the environment returned something that is not a finite number.
+    """
+    if steps < 1:
+        raise UsageError(f"{steps} steps in the environment: ask for at least 1")
+    rng = np.random.default_rng((seed, 0))
+    turns = _turns(rng, as_arrays(model), spaces)
+    behaviour, left = next(turns), LONGEST_TURN
+    observation, ended, episode = np.zeros(0, np.float32), True, 0
+    rows = []
+    for step in range(steps):
+        if ended or left == 0:
+            behaviour, left = next(turns), LONGEST_TURN
+        if ended:
+            episode_seed = np.random.SeedSequence((seed, 1, episode)).generate_state(1)
+            reset, _ = env.reset(seed=int(episode_seed[0]))
+            observation = np.array(reset, np.float32)  # environments may reuse their arrays
+            episode += 1
+        unit = behaviour(observation)
+        action = np.asarray(spaces.action.from_unit(jnp.asarray(unit)))
+        following, reward, terminated, truncated, _ = env.step(action)
+        check_step(following, reward, f"exploring, step {step}")
+        following = np.array(following, np.float32)
+        rows.append((observation, unit, np.float32(reward), following, bool(terminated)))
+        observation, ended, left = following, bool(terminated or truncated), left - 1
+    return Transition(*(jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)))
+
+
+Behaviour = Callable[[np.ndarray], np.ndarray]
+"""From an observation to an action in [-1, 1]."""
+
+LONGEST_TURN = 200
+"""steps after which another behaviour takes over, if no episode ends before"""
+
+
+def _turns(rng: np.random.Generator, model: DynamicsModel, spaces: Spaces) -> Iterator[Behaviour]:
+    """Of three turns, one holds and two pump, each component in its turn."""
+    components = itertools.cycle(range(spaces.observation.size))
+    while True:
+        yield holding(rng, spaces)
+        yield _pumping(rng, model, spaces, next(components))
+        yield _pumping(rng, model, spaces, next(components))
+
+
+def holding(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
+    """Random actions, each for between one step and a quarter of an episode."""
+
+    def actions() -> Iterator[np.ndarray]:
+        longest = np.log(max(spaces.episode_steps / 4, 1))
+        while True:
+            unit = rng.choice(_candidates(rng, spaces.action.size))
+            yield from itertools.repeat(unit, int(np.exp(rng.uniform(0, longest))))
+
+    stream = actions()
+    return lambda observation: next(stream)
+
+
+def _pumping(
+    rng: np.random.Generator, model: DynamicsModel, spaces: Spaces, component: int
+) -> Behaviour:
+    """What the model says moves a component furthest the way it is going; at times, anything."""
+    index = jnp.asarray(np.int32(component))
+    going, before = rng.choice([-1e-9, 1e-9]), None  # from rest, either way
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        nonlocal going, before
+        if before is not None:  # averaged, because sensors' noise is no movement
+            going = 0.7 * going + 0.3 * float(observation[component] - before)
+        before = observation[component]
+        candidates = _candidates(rng, spaces.action.size)
+        if rng.random() < ASIDE:
+            return rng.choice(candidates)
+        way = jnp.asarray(np.float32(np.sign(going)))
+        inputs = jnp.asarray(observation), jnp.asarray(candidates)
+        return candidates[int(_furthest(model, spaces, *inputs, index, way))]
+
+    return act
+
+
+def _candidates(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Corners, the inside and the middle of the box of actions: Float32[candidates, size]."""
+    candidates = rng.uniform(-1, 1, (CANDIDATES, size))
+    candidates[: CANDIDATES // 2] = np.sign(candidates[: CANDIDATES // 2])
+    candidates[-1] = 0
+    return candidates.astype(np.float32)
+
+
+CANDIDATES = 32
+ASIDE = 0.2
+"""share of the steps of pumping that try another action, because those of pumping are alike"""
+
+
+@eqx.filter_jit
+def _furthest(model, spaces, observation, candidates, component, way):
+    """The index of the candidate that moves the component furthest, up or down as `way` says."""
+    step = lambda action: model.step(observation, action, jax.random.key(0))  # noqa: E731
+    predicted = jax.vmap(step)(spaces.action.from_unit(candidates)).next_observation
+    return jnp.argmax(way * predicted[:, component])

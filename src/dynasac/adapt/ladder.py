@@ -1,0 +1,358 @@
+"""The ladder of fidelity: how wrong the model at hand is, and the best that can be done about it.
+
+exact → identified → residual, or ensemble where there are no equations, or none. A rung is climbed
+to when it predicts real transitions that it has not been fitted to better than the one below.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import UsageError
+from ..models import Called, DynamicsModel, HostModel, PhysicsModel, residual
+from ..models.ensemble import EnsembleConfig
+from ..planning import PlanningConfig, Trust, full_trust
+from ..spaces import Spaces
+from ..types import Transition
+from . import check
+from .identify import Identification, Parameter, identify
+
+Rung = Literal["none", "exact", "identified", "residual", "ensemble"]
+Asked = Literal["auto", "none", "identify", "residual", "ensemble"]
+
+
+class Adaptation(NamedTuple):
+    """The model that planning uses, how far it is trusted, and why."""
+
+    model: DynamicsModel | HostModel | None
+    rung: Rung
+    trust: Trust
+    after_episodes: int = 0
+    """real episodes that it was decided on"""
+    changed: bool = True
+    """whether the model is another one than before them"""
+    error: float | None = None
+    """of the model's predictions one step ahead, on real transitions that it was not fitted to, as
+    a share of how much they move; noise apart; None before there is evidence"""
+    errors: dict[str, float] = {}  # noqa: RUF012  (never written to)
+    """that of each rung that was tried"""
+    parameters: tuple[Parameter, ...] = ()
+    """what identification found, if it was tried"""
+    sentence: str = ""
+    """evidence and decision, for people"""
+
+
+FEWEST = 20
+"""transitions below which nothing is decided"""
+NEGLIGIBLE = 3e-3
+"""an error below this is float rounding, and the rare step on which a comparison differs"""
+FITTED, LEARNED = 0.97, 0.9
+"""other parameters, or something learned, must leave at most this share of the error; networks can
+learn from the noise of sensors too, so they must leave less"""
+LARGEST = 100.0
+"""errors beyond this, of which some are not finite, are all the same"""
+DOUBT = 10.0
+"""the uncertainty of a learned model's step up to which it is learned from: at 1, the edge of what
+was seen, little but what was seen would be left, and no way to what was not"""
+ROLLOUT_ERROR = 0.3
+"""how much error, in movements of a step, the rollouts of a learned model may gather"""
+
+
+def at_hand(model: DynamicsModel | HostModel | None, config: PlanningConfig) -> Adaptation:
+    """What is done before there is any evidence: the model is believed."""
+    return Adaptation(model, "none" if model is None else "exact", full_trust(config))
+
+
+class _Candidate(NamedTuple):
+    rung: Rung
+    model: DynamicsModel
+    error: float
+    """as in `Adaptation`"""
+    one_step: float
+    """root mean square of the errors of one step, noise included, of transitions not fitted to"""
+    open_loop: float
+    """root mean square of the errors of several steps without looking in between, as a share of how
+    much as many steps move: noise does not add up there, and what is wrong does"""
+
+
+def climb(
+    given: DynamicsModel | HostModel | None,
+    asked: Asked,
+    transitions: Transition,
+    after_episodes: int,
+    before: Adaptation,
+    spaces: Spaces,
+    planning: PlanningConfig,
+    learning: EnsembleConfig,
+    seed: int,
+) -> Adaptation:
+    """Try the model on real transitions, and what can be made of it; choose what predicts best.
+
+    Arguments:
+        given: the model as the user wrote it; None where everything is to be learned.
+        asked: a rung to stay on, or "auto".
+        transitions: all real ones, along one leading axis in the order of time.
+        before: what was decided last time.
+    """
+    rows = len(transitions.reward)
+    if rows < FEWEST:
+        said = f"{rows} real transitions are too few to judge a model by ({FEWEST} are needed)"
+        return before._replace(after_episodes=after_episodes, changed=False, sentence=said)
+
+    if isinstance(given, HostModel):
+        return _simulator(given, transitions, after_episodes, before, spaces, planning)
+
+    def learned(rung: Rung, base: DynamicsModel | None) -> _Candidate:
+        return _learned(rung, base, transitions, spaces, learning, seed)
+
+    found: Identification | None = None
+    notes: list[str] = []
+    if given is None or asked == "ensemble":
+        best = learned("ensemble", None)
+        tried = [best]
+    else:
+        best = _given(given, transitions, spaces)
+        tried = [best]
+        if asked != "auto" or best.one_step > NEGLIGIBLE:
+            found, reason = _identified(given, transitions, spaces)
+            if found is None:
+                notes.append(f"its parameters cannot be identified: {reason}")
+            else:
+                tried.append(_given(found.model, transitions, spaces, "identified"))
+                if asked == "identify" or _fits_better(tried[-1], best, found.blurred):
+                    best = tried[-1]
+                    notes.append(found.sentence())
+        if asked == "residual" or (asked == "auto" and best.error > NEGLIGIBLE):
+            try:
+                tried.append(learned("residual", best.model))
+            except UsageError as error:
+                notes.append(f"it cannot be corrected: {error}")
+                tried.append(learned("ensemble", None))
+            if asked == "residual" or _predicts_better(tried[-1], best):
+                best = tried[-1]
+    errors = {candidate.rung: candidate.error for candidate in tried}
+    trust = _trust(best, planning)
+    return Adaptation(
+        model=best.model,
+        rung=best.rung,
+        trust=trust,
+        after_episodes=after_episodes,
+        changed=best.rung != before.rung or not _alike(best.model, before.model),
+        error=best.error,
+        errors=errors,
+        parameters=found.parameters if found else (),
+        sentence=_sentence(best, errors, trust, notes, rows),
+    )
+
+
+def _simulator(
+    given: HostModel,
+    transitions: Transition,
+    after_episodes: int,
+    before: Adaptation,
+    spaces: Spaces,
+    planning: PlanningConfig,
+) -> Adaptation:
+    """A simulator is believed as far as it predicts; nothing is fitted to it or put on it."""
+    same = before._replace(after_episodes=after_episodes, changed=False)
+    try:
+        given.state(np.asarray(transitions.observation[:1]))
+    except UsageError as error:
+        return same._replace(sentence=f"the simulator cannot be tried: {error}")
+    tried = _given(Called(given), transitions, spaces)
+    errors = {"exact": tried.error}
+    trust = _trust(tried, planning)
+    said = _sentence(tried, errors, trust, [], len(transitions.reward))
+    return same._replace(error=tried.error, errors=errors, trust=trust, sentence=said)
+
+
+def _given(
+    model: DynamicsModel, transitions: Transition, spaces: Spaces, rung: Rung = "exact"
+) -> _Candidate:
+    found = check.prediction_error(model, transitions, spaces)
+    moves = min(found.systematic, found.beyond_sensors)
+    if not np.isfinite(found.systematic):
+        moves = LARGEST
+    # rewards are of the states behind noisy observations: their error is no evidence then
+    quiet = found.beyond_sensors > 0.9 * _rms(found.one_step)
+    reward = found.reward if quiet or _rms(found.one_step) <= NEGLIGIBLE else 0.0
+    error = min(LARGEST, max(moves, reward, found.terminations**0.5))
+    return _Candidate(rung, model, error, _rms(found.one_step), _open_loop(found))
+
+
+def _identified(
+    given: DynamicsModel, transitions: Transition, spaces: Spaces
+) -> tuple[Identification | None, str]:
+    """The parameters that fit best, or why there are none.
+
+    They are tried on the transitions they were fitted to, which are many more than they are.
+    """
+    if not isinstance(given, PhysicsModel):
+        return None, f"{type(given).__name__} is no PhysicsModel"
+    try:
+        return identify(given, transitions, spaces.action), ""
+    except UsageError as error:
+        return None, str(error)
+
+
+def _learned(
+    rung: Rung,
+    base: DynamicsModel | None,
+    transitions: Transition,
+    spaces: Spaces,
+    learning: EnsembleConfig,
+    seed: int,
+) -> _Candidate:
+    """Its one-step errors are those of networks that had not seen the transitions."""
+    model, unseen = residual.fit(base, transitions, spaces, learning, seed)
+    found = np.concatenate([transitions.next_observation, transitions.reward[:, None]], axis=1)
+    said = np.concatenate([unseen.next_observation, unseen.reward[:, None]], axis=1)
+    moved = transitions.next_observation - transitions.observation
+    unit = np.append(np.sqrt((moved**2).mean(0)), transitions.reward.std())
+    wrong = (found - said) / np.maximum(unit, 1e-9)
+    square = (wrong**2).mean(0)
+    # a sensor's noise enters the error of the step to an observation and, with the other sign, that
+    # of the step from it
+    follows = (transitions.next_observation[:-1] == transitions.observation[1:]).all(1)
+    lagged = (wrong[1:] * wrong[:-1])[follows]
+    noise = np.minimum(lagged.mean(0), 0) if len(lagged) else np.zeros_like(square)
+    noise[-1] = 0  # rewards are no sensor's
+    own = np.maximum(square + 2 * noise, 0)
+    misjudged = float((unseen.terminated != transitions.terminated).mean())
+    error = max(float(own[:-1].mean() ** 0.5), float(own[-1] ** 0.5), misjudged**0.5)
+    ahead = check.prediction_error(model, transitions, spaces)
+    return _Candidate(rung, model, error, float(square[:-1].mean() ** 0.5), _open_loop(ahead))
+
+
+def _open_loop(found: check.PredictionError) -> float:
+    return _rms(tuple(error for steps, error in found.k_step.items() if steps > 1))
+
+
+def _rms(values: Sequence[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if len(values) else np.inf
+
+
+def _fits_better(candidate: _Candidate, than: _Candidate, blurred: bool) -> bool:
+    """Whether other parameters do; `blurred` if the data hardly tell some of them.
+
+    Feedback that holds an unstable system still hides its parameters in the noise, and one that
+    falls too slowly then has the smaller errors open loop, because it does not multiply the noise
+    of the first observation. So the next step counts as well.
+    """
+    if blurred or not np.isfinite(than.open_loop):
+        return candidate.one_step < FITTED * than.one_step
+    further = candidate.open_loop < FITTED * than.open_loop
+    return further and candidate.one_step < 1.03 * than.one_step
+
+
+def _predicts_better(candidate: _Candidate, than: _Candidate) -> bool:
+    """Whether what was learned does, of one step that it has not seen, and of several."""
+    ahead = candidate.open_loop < LEARNED * than.open_loop or not np.isfinite(than.open_loop)
+    closer = candidate.one_step < LEARNED * than.one_step
+    return ahead and closer and candidate.error < than.error
+
+
+def _trust(best: _Candidate, planning: PlanningConfig) -> Trust:
+    """The larger the error, the more real transitions in a batch and the shorter the rollouts."""
+    believed = full_trust(planning)
+    real = jnp.asarray(np.float32(min(1.0, max(planning.real_fraction, best.error))))
+    if best.rung not in ("residual", "ensemble"):
+        return Trust(real, believed.horizon, believed.uncertainty)
+    steps = int(np.clip(ROLLOUT_ERROR / max(best.error, 1e-6), 1, planning.horizon))
+    return Trust(real, jnp.asarray(np.int32(steps)), jnp.asarray(np.float32(DOUBT)))
+
+
+def _alike(one: DynamicsModel, other: Any) -> bool:
+    """Whether two models on one rung have about the same numbers."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.allclose(a, b, rtol=1e-3) for a, b in pairs)
+
+
+NAMES = {
+    "exact": "the model as given",
+    "identified": "the model with fitted parameters",
+    "residual": "the model with a learned correction",
+    "ensemble": "a model learned from nothing",
+}
+
+
+def _sentence(
+    best: _Candidate, errors: dict[str, float], trust: Trust, notes: list[str], rows: int
+) -> str:
+    tried = ", ".join(f"{NAMES[rung]} {error:.1%}" for rung, error in errors.items())
+    real = float(trust.real_fraction)
+    use = "real transitions alone" if real >= 1 else f"{NAMES[best.rung]}, {real:.0%} real rows"
+    said = f"error on {rows} real transitions: {tried}; planning with {use}"
+    return "; ".join([said, *notes])
+
+
+def described(adaptation: Adaptation) -> dict[str, Any]:
+    """All of it but the arrays, as JSON holds it."""
+    return {
+        "rung": adaptation.rung,
+        "after_episodes": adaptation.after_episodes,
+        "changed": adaptation.changed,
+        "error": adaptation.error,
+        "errors": dict(adaptation.errors),
+        "parameters": [
+            {**dataclasses.asdict(p), "standard_error": _finite(p.standard_error)}
+            for p in adaptation.parameters
+        ],
+        "sentence": adaptation.sentence,
+    }
+
+
+def template(
+    described: dict[str, Any],
+    given: DynamicsModel | HostModel | None,
+    spaces: Spaces,
+    planning: PlanningConfig,
+    learning: EnsembleConfig,
+) -> Adaptation:
+    """The adaptation that was described, its arrays still to be filled in.
+
+    Raises:
+        UsageError: it cannot be one of the model that was given.
+    """
+    start = at_hand(given, planning)
+    rung = described.get("rung")
+    model = given
+    if rung in ("residual", "ensemble") and not isinstance(given, HostModel):
+        base = given if rung == "residual" else None
+        model = residual.create(base, spaces, learning)
+    elif rung not in ("none", "exact", "identified"):
+        raise UsageError(f"the saved model is on the rung {rung!r}, which does not exist")
+    if (model is None) != (rung == "none"):
+        raise UsageError(
+            f"the saved model is {rung}: name it as it was named in training (--model)"
+        )
+    parameters = described.get("parameters", [])
+    try:
+        return start._replace(
+            model=model,
+            rung=rung,
+            after_episodes=int(described["after_episodes"]),
+            changed=bool(described["changed"]),
+            error=None if described["error"] is None else float(described["error"]),
+            errors={str(name): float(error) for name, error in described["errors"].items()},
+            parameters=tuple(
+                Parameter(
+                    str(p["name"]),
+                    float(p["before"]),
+                    float(p["after"]),
+                    np.inf if p["standard_error"] is None else float(p["standard_error"]),
+                )
+                for p in parameters
+            ),
+            sentence=str(described["sentence"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"the description of the saved model is damaged: {error!r}") from None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,405 @@
+"""Models learned from real transitions: what physics leaves open, or all of it.
+
+`fit` puts a learned correction on a base model. The correction of each component counts as far as
+it holds for rows that the networks had not seen, and fades where the networks disagree: there the
+base rules. Without physics the base is `Still`, of which everything must be learned.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..errors import UsageError
+from ..spaces import Box, Spaces
+from ..types import Transition
+from . import ensemble
+from .base import DynamicsModel, ModelStep
+from .ensemble import Ensemble, EnsembleConfig
+
+STARTS = 64
+"""episode starts that a model remembers"""
+MARGIN = 0.25
+"""how far predictions may leave what was seen, as a part of its range"""
+TOLERANCE = 0.05
+"""disagreement that does no harm, as a part of a step's movement or of the spread of rewards"""
+MADE_UP = 256
+MADE_UP_SHARE = 0.1
+"""states from anywhere that the judge takes for not terminal, and their part of its batches"""
+EVIDENCE = 2.0
+"""standard errors by which a correction must be right"""
+CURIOUS_UP_TO = 2.0
+"""the uncertainty beyond which there is no more reward for it"""
+JUDGE = EnsembleConfig(hidden=(16,), updates=1000)
+"""of the classifier of terminal states; with as many members as the other networks"""
+
+
+class Still(DynamicsModel):
+    """The model of those who know no physics: nothing moves, pays or ends."""
+
+    size: int = eqx.field(static=True)
+
+    def initial_observation(self, key: PRNGKeyArray) -> Array:
+        del key
+        return jnp.zeros(self.size)
+
+    def step(self, observation: Array, action: Array, key: PRNGKeyArray) -> ModelStep:
+        del action, key
+        return ModelStep(observation, jnp.zeros(()), jnp.zeros((), bool))
+
+    def project(self, observation: Array) -> Array:
+        return observation
+
+
+class LearnedModel(DynamicsModel):
+    """A base model and what an ensemble of networks adds to it.
+
+    Structure and shapes depend on the sizes and settings alone: models fitted to more and more data
+    run in the same compiled programs.
+    """
+
+    base: DynamicsModel
+    correction: Ensemble
+    """from (observation, action in [-1, 1]) to (change of the next observation, of the reward)"""
+    shrinkage: Float[Array, " targets"]
+    """how much of each component is believed, 0 to 1"""
+    disagreement: Float[Array, " targets"]
+    """the members' standard deviation that makes an uncertainty of 1, in the targets' units"""
+    judge: Ensemble
+    """from the next observation to the log odds that it is terminal"""
+    judges: Float[Array, ""]
+    """1 where the judge decides what is terminal, 0 where the base does"""
+    jump: Float[Array, ""]
+    """what termination adds to the reward"""
+    payments: Box
+    """of one component: what may be added to the base's reward, but for the jump"""
+    observations: Box
+    """what next observations are possible"""
+    starts: Float[Array, "starts observation"]
+    """where episodes began"""
+    actions: Box
+    """the environment's"""
+    bonus: Float[Array, ""]
+    """reward for each unit of uncertainty, up to `CURIOUS_UP_TO`; 0 unless exploring"""
+
+    def initial_observation(self, key: PRNGKeyArray) -> Array:
+        """A start of the base, or one that was seen; those beside them are as likely."""
+        if not isinstance(self.base, Still):
+            return self.base.initial_observation(key)
+        row_key, weight_key = jax.random.split(key)
+        first, second = jax.random.randint(row_key, (2,), 0, len(self.starts))
+        weight = jax.random.uniform(weight_key)
+        return self.project(
+            self.starts[first] + weight * (self.starts[second] - self.starts[first])
+        )
+
+    def step(self, observation: Array, action: Array, key: PRNGKeyArray) -> ModelStep:
+        base = self.base.step(observation, action, key)
+        inputs = jnp.concatenate([observation, self.actions.to_unit(action)])
+        means, _ = self.correction(inputs)
+        mean, apart = means.mean(axis=0), means.std(axis=0)
+        uncertainty = (apart / self.disagreement).max()
+        believed = self.shrinkage * mean
+        if not isinstance(self.base, Still):
+            # as far as it is more than what the members disagree about (Wiener's filter)
+            believed *= mean**2 / (mean**2 + apart**2 + 1e-30)
+        following = jnp.clip(
+            base.next_observation + believed[:-1], self.observations.low, self.observations.high
+        )
+        following = self.project(following)
+        odds = jax.nn.sigmoid(self.judge(following)[0][:, 0])
+        terminated = jnp.where(self.judges > 0, odds.mean() > 0.5, base.terminated)
+        reward = base.reward + jnp.clip(believed[-1], self.payments.low[0], self.payments.high[0])
+        curiosity = self.bonus * jnp.minimum(uncertainty, CURIOUS_UP_TO)
+        return ModelStep(
+            next_observation=following,
+            reward=reward + jnp.where(terminated, self.jump, 0.0) + curiosity,
+            terminated=terminated,
+            uncertainty=uncertainty,
+        )
+
+    def project(self, observation: Array) -> Array:
+        return self.base.project(
+            jnp.clip(observation, self.observations.low, self.observations.high)
+        )
+
+
+class OutOfBag(NamedTuple):
+    """What was predicted for each real transition by networks that had not seen it."""
+
+    next_observation: np.ndarray
+    """[rows, observation], in the environment's units"""
+    reward: np.ndarray
+    """[rows], in the environment's unit"""
+    terminated: np.ndarray
+    """[rows], bool"""
+    uncertainty: np.ndarray
+    """[rows], of the model as it is, which did see them"""
+
+
+def create(
+    base: DynamicsModel | None, spaces: Spaces, config: EnsembleConfig, seed: int = 0
+) -> LearnedModel:
+    """An untrained model: the base as it is. A template for those that `fit` makes."""
+    size = spaces.observation.size
+    inputs = size + spaces.action.size
+    return LearnedModel(
+        base=Still(size) if base is None else base,
+        correction=ensemble.create(inputs, size + 1, config, seed),
+        shrinkage=jnp.zeros(size + 1),
+        disagreement=jnp.ones(size + 1),
+        judge=ensemble.create(size, 1, _judge_config(config), seed),
+        judges=jnp.zeros(()),
+        jump=jnp.zeros(()),
+        payments=Box(_float32([-np.inf]), _float32([np.inf])),
+        observations=Box(
+            _float32(np.where(spaces.bounded, spaces.observation.low, -np.inf)),
+            _float32(np.where(spaces.bounded, spaces.observation.high, np.inf)),
+        ),
+        starts=jnp.zeros((STARTS, size)),
+        actions=spaces.action,
+        bonus=jnp.zeros(()),
+    )
+
+
+def fit(
+    base: DynamicsModel | None,
+    transitions: Transition,
+    spaces: Spaces,
+    config: EnsembleConfig,
+    seed: int,
+) -> tuple[LearnedModel, OutOfBag]:
+    """Learn from real transitions what the base gets wrong.
+
+    Arguments:
+        base: physics that is about right; None where none is known.
+        transitions: in the order of time, along one leading axis; actions in [-1, 1].
+
+    Raises:
+        UsageError: there are too few transitions, or some are not finite.
+    """
+    rows: Any = jax.tree.map(np.asarray, transitions)  # a Transition of NumPy's arrays
+    count = len(rows.reward)
+    if count < 2 * config.members:
+        raise UsageError(
+            f"{count} transitions are too few to learn a model from: collect at least "
+            f"{2 * config.members}"
+        )
+    for name in ("observation", "action", "reward", "next_observation"):
+        if not np.isfinite(getattr(rows, name)).all():
+            raise UsageError(f"the transitions' {name} has numbers that are not finite")
+    template = create(base, spaces, config, seed)
+    padded = jax.tree.map(lambda a: _padded(a, ensemble.padded_size(count)), rows)
+    predicted = jax.tree.map(lambda a: np.asarray(a)[:count], _base_steps(template, padded))
+    ended = rows.terminated
+
+    # the correction; what a terminal state pays beyond it is a matter of its own
+    inputs = np.concatenate([rows.observation, rows.action], axis=1)
+    targets = np.concatenate(
+        [
+            rows.next_observation - predicted.next_observation,
+            (rows.reward - predicted.reward)[:, None],
+        ],
+        axis=1,
+    )
+    counted = np.ones(targets.shape, bool)
+    counted[:, -1] = ~ended | ended.all()
+    movement = rows.next_observation - rows.observation
+    box = spaces.observation
+    low = np.where(spaces.bounded, box.low, -np.inf)
+    high = np.where(spaces.bounded, box.high, np.inf)
+    stopped = np.zeros(targets.shape)
+    stopped[:, :-1] = 1.0 * (rows.next_observation >= high) - (rows.next_observation <= low)
+    matters = np.append(_spread(movement), _spread(rows.reward[counted[:, -1]]))
+    rng = np.random.default_rng(seed)
+    bags = ensemble.bootstrap(count, config.members, rng)
+    correction, said = ensemble.fit(
+        inputs, targets, counted, stopped, 1e-4 * matters, config, seed, bags=bags
+    )
+    outside = bags == 0
+    honest = _mean_where(said, outside)
+    shrinkage = _shrinkage(
+        targets, honest, counted & (stopped == 0), np.asarray(correction.targets.std)
+    )
+    if base is None:
+        shrinkage = np.ones_like(shrinkage)  # that nothing moves is no belief to hold on to
+    held = np.sort(np.where(outside[..., None], said, np.inf), axis=0)[: ensemble.HELD_OUT]
+    apart = np.quantile(np.abs(held[1] - held[0]) / np.sqrt(2), 0.95, axis=0)
+    smooth = shrinkage * honest
+
+    seen = _range(np.concatenate([rows.observation, rows.next_observation]), 1e-6)
+    bounded = np.asarray(spaces.bounded)
+    observations = Box(
+        *(_float32(np.where(bounded, a, b)) for a, b in zip((box.low, box.high), seen, strict=True))
+    )
+    # physics may go where nobody has been
+    possible = observations if base is None else Box(_float32(low), _float32(high))
+
+    # terminal states
+    judge, judges, says = _judged(template, rows, predicted.terminated, observations, config, seed)
+    terminated = says if judges else predicted.terminated
+    rest = rows.reward - predicted.reward - smooth[:, -1]
+    jump = rest[ended & terminated].mean() if (ended & terminated).any() else 0.0
+
+    payments = _range(targets[counted[:, -1], -1:], 1e-6)
+    model = eqx.tree_at(
+        lambda m: (
+            m.correction,
+            m.shrinkage,
+            m.disagreement,
+            m.judge,
+            m.judges,
+            m.jump,
+            m.payments,
+            m.observations,
+            m.starts,
+        ),
+        template,
+        (
+            correction,
+            _float32(shrinkage),
+            _float32(np.maximum(apart, TOLERANCE * matters)),
+            judge,
+            _float32(judges),
+            _float32(jump),
+            Box(*map(_float32, payments)),
+            possible,
+            _float32(_episode_starts(rows)),
+        ),
+    )
+    spread = said.std(axis=0) / np.maximum(apart, TOLERANCE * matters)
+    return model, OutOfBag(
+        next_observation=_projected(model, predicted.next_observation + smooth[:, :-1]),
+        reward=predicted.reward + smooth[:, -1] + np.where(terminated, jump, 0.0),
+        terminated=terminated,
+        uncertainty=spread.max(axis=1),
+    )
+
+
+@eqx.filter_jit
+def _base_steps(model: LearnedModel, rows: Transition) -> ModelStep:
+    keys = jax.random.split(jax.random.key(0), len(rows.reward))
+    actions = model.actions.from_unit(rows.action)
+    return jax.vmap(model.base.step)(rows.observation, actions, keys)
+
+
+def _projected(model: LearnedModel, observations: np.ndarray) -> np.ndarray:
+    count = len(observations)
+    padded = _float32(_padded(observations, ensemble.padded_size(count)))
+    return np.asarray(_project_all(model, padded))[:count]
+
+
+@eqx.filter_jit
+def _project_all(model: LearnedModel, observations: Array) -> Array:
+    return jax.vmap(model.project)(observations)
+
+
+def _judged(
+    template: LearnedModel,
+    rows: Transition,
+    predicted: np.ndarray,
+    observations: Box,
+    config: EnsembleConfig,
+    seed: int,
+) -> tuple[Ensemble, float, np.ndarray]:
+    """The classifier of terminal states, whether it is to decide, and what it says out of bag.
+
+    It does where the base is wrong about more rows than there were terminations.
+    """
+    ended = rows.terminated
+    wrong = (ended != predicted).sum()
+    if not ended.any() or wrong < max(1, 0.5 * ended.sum()):
+        return template.judge, 0.0, predicted
+    count = len(ended)
+    rng = np.random.default_rng((seed, 3))
+    # beside the rows, states from anywhere that are taken for not terminal: what nobody has seen
+    # must not attract a policy by an end that a few terminal rows made up
+    low, high = (np.asarray(bound) for bound in (observations.low, observations.high))
+    made_up = rng.uniform(low, high, (MADE_UP, len(low)))
+    inputs = np.concatenate([rows.next_observation, made_up])
+    # as many terminal rows are drawn as others
+    drawn = np.concatenate(
+        [
+            np.where(ended, 0.5 / ended.sum(), (0.5 - MADE_UP_SHARE) / max(1, (~ended).sum())),
+            np.full(MADE_UP, MADE_UP_SHARE / MADE_UP),
+        ]
+    )
+    labels = np.pad(ended, (0, MADE_UP)).astype(float)[:, None]
+
+    def learned(bags: np.ndarray):
+        return ensemble.fit(
+            inputs,
+            labels,
+            np.ones(labels.shape, bool),
+            np.zeros(labels.shape),
+            np.ones(1),
+            _judge_config(config),
+            seed,
+            loss="logistic",
+            rows=drawn,
+            bags=np.pad(bags, [(0, 0), (0, MADE_UP)], constant_values=1.0),
+        )
+
+    # the border lies between a few rows: the judge sees all of them; what it is worth, others say
+    bags = ensemble.bootstrap(count, config.members, rng)
+    judge, _ = learned(np.ones(bags.shape))
+    few = ended & (ended.sum() < 2 * config.members)
+    _, said = learned(np.where(few, 1.0, bags))
+    honest = _mean_where(1 / (1 + np.exp(-said[:, :count])), bags == 0)
+    return judge, 1.0, honest[:, 0] > 0.5
+
+
+def _judge_config(config: EnsembleConfig) -> EnsembleConfig:
+    return dataclasses.replace(JUDGE, members=config.members)
+
+
+def _shrinkage(
+    targets: np.ndarray, honest: np.ndarray, counted: np.ndarray, usual: np.ndarray
+) -> np.ndarray:
+    """The factors of the held-out predictions that fit best, less what may be chance, 0 to 1."""
+    miss = (targets - honest) / (ensemble.OUTLYING * usual)
+    weight = counted * np.maximum(0.0, 1 - miss**2) ** 2
+    power = np.maximum((weight * honest**2).sum(0), 1e-30)
+    best = (weight * honest * targets).sum(0) / power
+    rest = weight * honest * (targets - best * honest)
+    blocks = np.add.reduceat(rest, np.arange(0, len(rest), ensemble.BLOCK))
+    error = np.sqrt((blocks**2).sum(0)) / power
+    return np.clip(best - EVIDENCE * error, 0.0, 1.0)
+
+
+def _mean_where(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Over the members that are meant, [members, rows, targets] to [rows, targets]."""
+    weights = where[..., None]
+    return (weights * values).sum(0) / weights.sum(0)
+
+
+def _episode_starts(rows: Any) -> np.ndarray:
+    """The last observations with which episodes began, repeated to `STARTS` rows."""
+    joined = (rows.next_observation[:-1] == rows.observation[1:]).all(1) & ~rows.terminated[:-1]
+    starts = rows.observation[np.append(True, ~joined)][-STARTS:]
+    return starts[np.arange(STARTS) % len(starts)]
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """What is usual; 1 for what never changes."""
+    usual = ensemble.spread(values)
+    return np.where(usual > 0, usual, 1.0)
+
+
+def _range(values: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """The range of values, with a margin on either side."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    margin = MARGIN * np.maximum(high - low, least)
+    return np.asarray(low - margin), np.asarray(high + margin)
+
+
+def _padded(values: np.ndarray, count: int) -> np.ndarray:
+    return np.pad(values, [(0, count - len(values)), *[(0, 0)] * (values.ndim - 1)])
+
+
+def _float32(values) -> Array:
+    return jnp.asarray(np.asarray(values, np.float32))

@@ -1,0 +1,148 @@
+"""Planning with a model that runs on the host: episodes in it fill a synthetic replay.
+
+A simulator cannot be compiled into the planning loop. So between two calls of that loop many
+episodes go on side by side in the simulator under the current policy, as they would in reality, and
+updates draw from all that they have led to.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from . import planning, replay
+from .errors import UsageError
+from .models import HostModel
+from .planning import PlanningConfig
+from .replay import ReplayState
+from .sac import SACState
+from .spaces import Spaces
+from .types import Transition
+
+
+class Simulation(NamedTuple):
+    """Episodes under way in a host model, and what they and those before them have led to."""
+
+    replay: ReplayState
+    """synthetic transitions"""
+    states: np.ndarray
+    """Float64[episodes, state], the host model's own"""
+    observations: np.ndarray
+    """Float32[episodes, observation]"""
+    ages: np.ndarray
+    """Int64[episodes], steps since each began"""
+
+
+def create(
+    model: HostModel, spaces: Spaces, config: PlanningConfig, capacity: int, seed: int
+) -> Simulation:
+    """Episodes that have just begun, and an empty replay."""
+    states, observations = model.reset(config.simulations, np.random.default_rng((seed, 0)))
+    empty = replay.create(capacity, spaces.observation.size, spaces.action.size)
+    # at different ages, so that the time limit does not end all of them at once
+    ages = np.arange(config.simulations) * spaces.episode_steps // config.simulations
+    return Simulation(empty, states, observations, ages)
+
+
+def advance(
+    model: HostModel,
+    learner: SACState,
+    simulation: Simulation,
+    updates: int,
+    config: PlanningConfig,
+    spaces: Spaces,
+    rng: np.random.Generator,
+    key: PRNGKeyArray,
+) -> Simulation:
+    """Make the synthetic transitions for some updates, and at least one step of each episode.
+
+    A step to numbers that are not finite ends its episode and is not kept. Consumes `key`.
+
+    Raises:
+        UsageError: no step of any episode is finite.
+    """
+    memory, states, observations, ages = simulation
+    count = len(ages)
+    kept = 0
+    steps = max(1, updates * config.simulated_transitions // count)
+    for step in range(steps):
+        draw = jnp.asarray(np.int32(step))
+        unit, action = _act(learner, spaces, jnp.asarray(observations), draw, key)
+        result = model.step(states, np.asarray(action))
+        finite = (
+            np.isfinite(result.states).all(1)
+            & np.isfinite(result.observations).all(1)
+            & np.isfinite(result.rewards)
+        )
+        kept += int(finite.sum())
+        rows = Transition(
+            observation=jnp.asarray(observations),
+            action=unit,
+            reward=jnp.asarray(np.asarray(result.rewards, np.float32)),
+            next_observation=jnp.asarray(result.observations),
+            terminated=jnp.asarray(result.terminated),
+        )
+        memory = _add(memory, rows, jnp.asarray(finite))
+        states, observations, ages = result.states, np.array(result.observations), ages + 1
+        over = np.flatnonzero(~finite | result.terminated | (ages >= spaces.episode_steps))
+        if len(over):
+            states[over], observations[over] = model.reset(len(over), rng)
+            ages[over] = 0
+    if not kept:
+        raise UsageError(f"no step of {type(model).__name__} gives finite numbers")
+    return Simulation(memory, states, observations, ages)
+
+
+EXPLORATION = 0.1
+"""share of actions in simulated episodes that are uniform, not the policy's"""
+
+
+@eqx.filter_jit
+def _act(learner: SACState, spaces: Spaces, observations, draw, key):
+    """Stochastic actions, in the learner's unit and in the environment's."""
+    keys = jax.random.split(jax.random.fold_in(key, draw), 3)
+    shape = (len(observations), spaces.action.size)
+    x = spaces.observation.to_unit(observations)
+    unit, _ = learner.actor.sample(x, jax.random.normal(keys[0], shape))
+    uniform = jax.random.uniform(keys[1], shape, minval=-1.0)
+    unit = jnp.where(jax.random.uniform(keys[2], (shape[0], 1)) < EXPLORATION, uniform, unit)
+    return unit, spaces.action.from_unit(unit)
+
+
+_add = eqx.filter_jit(replay.add)
+
+
+def visited_box(model: HostModel, spaces: Spaces, seed: int, rollouts: int = 32) -> Spaces:
+    """`planning.visited_box` for a model that runs on the host.
+
+    Raises:
+        UsageError: the model's sizes are not the environment's, or its numbers are not finite.
+    """
+    sizes = (model.observation_size, model.action_size)
+    if sizes != (spaces.observation.size, spaces.action.size):
+        raise UsageError(
+            f"the simulator has {sizes[0]} observations and {sizes[1]} actions, the environment "
+            f"{spaces.observation.size} and {spaces.action.size}"
+        )
+    if all(spaces.bounded):
+        return spaces
+    rng = np.random.default_rng((seed, 1))
+    states, starts = model.reset(rollouts, rng)
+    low, high = np.asarray(spaces.action.low), np.asarray(spaces.action.high)
+    seen = []
+    for _ in range(min(spaces.episode_steps, LONGEST_VISIT)):
+        result = model.step(states, rng.uniform(low, high, (rollouts, len(low))).astype(np.float32))
+        states = np.array(result.states)
+        finite = np.isfinite(result.observations).all(1) & np.isfinite(states).all(1)
+        seen.append(result.observations[finite])
+        over = np.flatnonzero(result.terminated | ~finite)
+        if len(over):
+            states[over], _ = model.reset(len(over), rng)
+    return planning.box_around(starts, np.concatenate(seen), spaces, type(model).__name__)
+
+
+LONGEST_VISIT = 200
+"""steps of random actions: simulators are slow"""

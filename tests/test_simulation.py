@@ -1,0 +1,112 @@
+"""Planning in a model that runs on the host: what is simulated, kept and begun anew."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from conftest import SMALL, SMALL_PLANNING, SMALL_SAC
+
+from dynasac import DynaSAC, UsageError, sac, simulation
+from dynasac.models import HostModel, HostStep
+
+SPACES = probes.probe_spaces()
+CONFIG = dataclasses.replace(SMALL_PLANNING, simulations=4, simulated_transitions=2)
+
+
+class Rail(HostModel):
+    """The state is the observation: half of the action moves it; past 1 the episode is over."""
+
+    observation_size = 1
+    action_size = 1
+    broken = False
+
+    def reset(self, count, rng):
+        states = rng.uniform(0.4, 0.5, (count, 1))
+        return states, states.astype(np.float32)
+
+    def step(self, states, actions):
+        states = states + 0.5 * actions
+        rewards = -(states[:, 0] ** 2)
+        if self.broken:
+            rewards = np.full(len(states), np.nan)
+        return HostStep(states, states.astype(np.float32), rewards, np.abs(states[:, 0]) > 1)
+
+    def state(self, observations):
+        return np.asarray(observations, np.float64)
+
+
+def advanced(model, updates, start=None, seed=0):
+    learner = sac.create(SMALL_SAC, SPACES, 1)
+    start = start or simulation.create(model, SPACES, CONFIG, 100, 0)
+    key = jax.random.key(seed)
+    rng = np.random.default_rng(seed)
+    return simulation.advance(model, learner, start, updates, CONFIG, SPACES, rng, key)
+
+
+def test_simulated_episodes_fill_the_replay():
+    found = advanced(Rail(), 20)
+    assert int(found.replay.size) == 20 * CONFIG.simulated_transitions
+    rows = jax.tree.map(lambda a: np.asarray(a)[:40], found.replay.transitions)
+    moved = rows.observation + 0.5 * 2 * rows.action
+    np.testing.assert_allclose(rows.next_observation, moved, atol=1e-6)
+    np.testing.assert_array_equal(rows.terminated, np.abs(rows.next_observation[:, 0]) > 1)
+    assert rows.terminated.any()
+    # what ended begins anew, what did not goes on
+    first, second = rows.next_observation[:4, 0], rows.observation[4:8, 0]
+    going = np.abs(first) <= 1
+    np.testing.assert_array_equal(first[going], second[going])
+    assert ((second[~going] >= 0.4) & (second[~going] <= 0.5)).all()
+
+
+def test_few_updates_still_take_a_step():
+    assert int(advanced(Rail(), 1).replay.size) == 4
+
+
+def test_episodes_end_at_the_time_limit():
+    assert SPACES.episode_steps == 10
+    start = simulation.create(Rail(), SPACES, CONFIG, 100, 0)
+    assert start.ages.tolist() == [0, 2, 5, 7]
+    found = advanced(Rail(), 100, start)
+    assert found.ages.max() < 10
+
+
+def test_a_simulator_that_breaks_is_refused():
+    model = Rail()
+    start = simulation.create(model, SPACES, CONFIG, 100, 0)
+    model.broken = True
+    with pytest.raises(UsageError, match="no step of Rail gives finite numbers"):
+        advanced(model, 10, start)
+
+
+def test_the_box_of_what_is_unbounded_is_measured():
+    free = SPACES._replace(bounded=(False,))
+    found = simulation.visited_box(Rail(), free, 3).observation
+    assert -4 < float(found.low[0]) < -0.5
+    assert 0.6 < float(found.high[0]) < 4
+    assert simulation.visited_box(Rail(), SPACES, 3) is SPACES
+    with pytest.raises(UsageError, match="1 observations and 1 actions, the environment 4 and 2"):
+        simulation.visited_box(Rail(), probes.probe_spaces(4, 2), 3)
+
+
+def test_an_agent_plans_in_a_simulator_and_its_checkpoint_goes_on_alike(tmp_path):
+    config = dataclasses.replace(SMALL, planning=dataclasses.replace(CONFIG, first_updates=6))
+    agent = DynaSAC("Rail-v0", Rail(), config, seed=2)
+    agent.learn(real_episodes=0)
+    assert agent.state.counts.synthetic_transitions == 6 * SMALL_SAC.batch_size
+    agent.save_checkpoint(tmp_path / "checkpoints")
+    again = DynaSAC("Rail-v0", Rail(), config, seed=2)
+    again.load_checkpoint(tmp_path / "checkpoints")
+    np.testing.assert_array_equal(again.state.simulation.states, agent.state.simulation.states)
+    assert again.state.simulation.states.dtype == np.float64
+    agent.learn(real_episodes=1)
+    again.learn(real_episodes=1)
+    for ours, theirs in zip(
+        jax.tree.leaves(agent.state.sac), jax.tree.leaves(again.state.sac), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(UsageError, match="lookahead needs a model that can be compiled"):
+        agent.predict(np.zeros(1, np.float32), lookahead=1)
+    assert np.abs(jnp.asarray(agent.predict(np.zeros(1, np.float32))[0])).max() <= 2
