@@ -255,7 +255,7 @@ def curve(
 
 
 def solved_at(returns: Sequence[float]) -> int | None:
-    """The first count of real episodes with a regret of at most SOLVED there and at the next two."""
+    """The first count of real episodes with a regret of at most SOLVED, there and at two more."""
     optimum = evaluation.OPTIMAL_RETURN["Pendulum-v1"]
     good = [optimum - value <= SOLVED for value in returns]
     for count in range(1, len(good) - 2):
