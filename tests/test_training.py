@@ -256,3 +256,15 @@ def test_plain_sac_learns_from_real_steps_alone():
     agent.learn(real_episodes=120)
     assert agent.state.counts.synthetic_transitions == 0
     assert agent.evaluate(20).mean_return > -1
+
+
+def test_without_a_model_the_first_episode_wanders_and_a_model_is_learned_from_it():
+    quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
+    config = with_(adapt="ensemble", ensemble=quick, updates_per_real_step=0)
+    agent = DynaSAC("Clock-v0", "ensemble", config).learn(real_episodes=1)
+    assert agent.state.adaptation.rung == "none"  # ten steps decide nothing
+    agent.learn(real_episodes=2)
+    assert agent.state.adaptation.rung == "ensemble"
+    first = stored(agent).action[:10]
+    assert np.abs(first).max() <= 1
+    assert agent.predict(np.zeros(1, np.float32), lookahead=1)[0].shape == (1,)

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import planning, replay, sac, simulation
 from .adapt import ladder
-from .adapt.explore import holding
+from .adapt.explore import wandering
 from .adapt.ladder import Adaptation
 from .errors import UsageError
 from .evaluation import check_step
@@ -157,7 +157,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
     if config.adapt == "ensemble" and state.adaptation.model is None:
         # nothing is known yet; noise at every step would cancel itself
         rng = np.random.default_rng((task.seed, COLLECT, counts.real_episodes))
-        wander = holding(rng, task.spaces)
+        wander = wandering(rng, task.spaces)
     total = 0.0
     for step in range(task.spaces.episode_steps):
         random = counts.real_steps < config.random_steps

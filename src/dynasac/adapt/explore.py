@@ -64,12 +64,12 @@ def _turns(rng: np.random.Generator, model: DynamicsModel, spaces: Spaces) -> It
     """Of three turns, one holds and two pump, each component in its turn."""
     components = itertools.cycle(range(spaces.observation.size))
     while True:
-        yield holding(rng, spaces)
+        yield _holding(rng, spaces)
         yield _pumping(rng, model, spaces, next(components))
         yield _pumping(rng, model, spaces, next(components))
 
 
-def holding(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
+def _holding(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
     """Random actions, each for between one step and a quarter of an episode."""
 
     def actions() -> Iterator[np.ndarray]:
@@ -77,6 +77,25 @@ def holding(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
         while True:
             unit = rng.choice(_candidates(rng, spaces.action.size))
             yield from itertools.repeat(unit, int(np.exp(rng.uniform(0, longest))))
+
+    stream = actions()
+    return lambda observation: next(stream)
+
+
+def wandering(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
+    """Random actions for where nothing is known, held for up to a sixteenth of an episode.
+
+    Most are strong, to get somewhere; not all, so that their cost can be told from a constant.
+    """
+
+    def actions() -> Iterator[np.ndarray]:
+        longest = np.log(max(spaces.episode_steps / 16, 1))
+        while True:
+            unit = rng.choice([-1, 1], spaces.action.size) * rng.random(spaces.action.size) ** (
+                1 / 3
+            )
+            held = int(np.exp(rng.uniform(0, longest)))
+            yield from itertools.repeat(unit.astype(np.float32), held)
 
     stream = actions()
     return lambda observation: next(stream)

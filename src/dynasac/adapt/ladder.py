@@ -222,6 +222,9 @@ def _learned(
     noise = np.minimum(lagged.mean(0), 0) if len(lagged) else np.zeros_like(square)
     noise[-1] = 0  # rewards are no sensor's
     own = np.maximum(square + 2 * noise, 0)
+    # what an end pays is judged with the ends
+    going = ~np.asarray(transitions.terminated)
+    own[-1] = (wrong[going, -1] ** 2).mean() if going.any() else 0.0
     misjudged = float((unseen.terminated != transitions.terminated).mean())
     error = max(float(own[:-1].mean() ** 0.5), float(own[-1] ** 0.5), misjudged**0.5)
     ahead = check.prediction_error(model, transitions, spaces)
