@@ -30,10 +30,15 @@ PACKAGES = (
 )
 
 
-def target(what: str, value: float | None, must: float, aim: float, higher: bool) -> dict:
-    """A number that was to be reached; `higher` says which direction is the better one."""
+def target(what: str, value: float | None, must: float | None, aim: float, higher: bool) -> dict:
+    """A number that was to be reached; `higher` says which direction is the better one.
 
-    def reaches(bound: float) -> bool:
+    Without a `must`, it is hoped for alone.
+    """
+
+    def reaches(bound: float | None) -> bool:
+        if bound is None:
+            return False
         return value is not None and (value >= bound if higher else value <= bound)
 
     reached = "aim" if reaches(aim) else "must" if reaches(must) else "no"
@@ -41,7 +46,7 @@ def target(what: str, value: float | None, must: float, aim: float, higher: bool
     return {
         "what": what,
         "value": value,
-        "must": f"{sign} {must:g}",
+        "must": "–" if must is None else f"{sign} {must:g}",
         "aim": f"{sign} {aim:g}",
         "reached": reached,
     }
