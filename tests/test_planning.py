@@ -451,45 +451,37 @@ def test_visited_box_refuses_a_model_that_explodes():
         planning.visited_box(Rocket(), spaces, 5)
 
 
+def worth(learner, seen, action, tail):
+    return planning.action_values(
+        learner.actor,
+        learner.target_critics,
+        model,
+        seen,
+        action[None],
+        tail,
+        SMALL_SAC,
+        SPACES,
+        trusting(),
+        KEY,
+    )[0]
+
+
 def test_better_actions_are_the_best_of_those_tried(learner):
     seen = jnp.array([[-0.9], [-0.2], [0.45]])
     config = with_(improvement_candidates=64)
     found = better_actions(learner, model, seen, SMALL_SAC, config, SPACES, trusting(), KEY)
     own = learner.actor.mode(SPACES.observation.to_unit(seen))
 
-    def worth(action):
-        return planning.action_values(
-            learner.actor,
-            learner.target_critics,
-            model,
-            seen,
-            action[None],
-            0,
-            SMALL_SAC,
-            SPACES,
-            trusting(),
-            KEY,
-        )[0]
-
-    np.testing.assert_allclose(found.gain, worth(found.action) - worth(own), atol=1e-5)
-    grid = [worth(jnp.full((3, 1), a)) for a in np.linspace(-1, 1, 41)]
-    assert (worth(found.action) >= np.max(grid, axis=0) - 0.02).all()
+    np.testing.assert_allclose(
+        found.gain, worth(learner, seen, found.action, 0) - worth(learner, seen, own, 0), atol=1e-5
+    )
+    grid = [worth(learner, seen, jnp.full((3, 1), a), 0) for a in np.linspace(-1, 1, 41)]
+    assert (worth(learner, seen, found.action, 0) >= np.max(grid, axis=0) - 0.02).all()
 
 
 def test_a_tail_follows_the_policy_and_stops_at_the_end(learner):
     seen, action = jnp.array([[-0.9], [-0.2], [0.45]]), jnp.array([[0.3], [-1.0], [1.0]])
-    found = planning.action_values(
-        learner.actor,
-        learner.target_critics,
-        model,
-        seen,
-        action[None],
-        3,
-        SMALL_SAC,
-        SPACES,
-        trusting(),
-        KEY,
-    )[0]
+    found = worth(learner, seen, action, 3)
     for row in range(3):
         x, a, total, weight = seen[row], action[row], 0.0, 1.0
         for _ in range(4):

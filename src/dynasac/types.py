@@ -1,6 +1,7 @@
 """The one record that flows through everything: a transition, or a batch of them."""
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
@@ -22,3 +23,21 @@ class Transition(eqx.Module):
     """in the environment's own units; the state reached, never the one after a reset"""
     terminated: Bool[Array, "*batch"]
     """whether the state reached is terminal"""
+
+
+def follows(transitions: Transition) -> np.ndarray:
+    """Whether each of some rows, in the order of time, begins where the one before it arrived.
+
+    Bool[rows]; the first does not. Where one does not, an episode begins.
+    """
+    observation, arrived, terminated = (
+        np.asarray(field)
+        for field in (
+            transitions.observation,
+            transitions.next_observation,
+            transitions.terminated,
+        )
+    )
+    found = np.zeros(len(terminated), bool)
+    found[1:] = (arrived[:-1] == observation[1:]).all(axis=1) & ~terminated[:-1]
+    return found

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import UsageError
 from ..models import DynamicsModel, PhysicsModel, as_arrays
 from ..spaces import Spaces
-from ..types import Transition
+from ..types import Transition, follows
 
 HORIZONS = (1, 2, 4, 8, 16)
 """steps of the open-loop errors"""
@@ -52,11 +52,9 @@ def _rows(transitions: Transition, spaces: Spaces) -> _Rows:
         np.asarray, (transitions.observation, transitions.next_observation)
     )
     ended, reward = np.asarray(transitions.terminated), np.asarray(transitions.reward)
-    follows = np.zeros(len(ended), bool)
-    follows[1:] = np.all(following[:-1] == observation[1:], axis=1) & ~ended[:-1]
     found = np.concatenate([following, reward[:, None]], axis=1)
     action = np.asarray(spaces.action.from_unit(_padded(np.asarray(transitions.action))))
-    return _Rows(observation, action[: len(ended)], found, ended, follows)
+    return _Rows(observation, action[: len(ended)], found, ended, follows(transitions))
 
 
 def _padded(array: np.ndarray) -> jax.Array:

@@ -71,15 +71,8 @@ def _turns(rng: np.random.Generator, model: DynamicsModel, spaces: Spaces) -> It
 
 def _holding(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
     """Random actions, each for between one step and a quarter of an episode."""
-
-    def actions() -> Iterator[np.ndarray]:
-        longest = np.log(max(spaces.episode_steps / 4, 1))
-        while True:
-            unit = rng.choice(_candidates(rng, spaces.action.size))
-            yield from itertools.repeat(unit, int(np.exp(rng.uniform(0, longest))))
-
-    stream = actions()
-    return lambda observation: next(stream)
+    draw = lambda: rng.choice(_candidates(rng, spaces.action.size))  # noqa: E731
+    return _held(rng, draw, spaces.episode_steps / 4)
 
 
 def wandering(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
@@ -88,14 +81,21 @@ def wandering(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
     Most are strong, to get somewhere; not all, so that their cost can be told from a constant.
     """
 
+    def draw() -> np.ndarray:
+        size = spaces.action.size
+        return (rng.choice([-1, 1], size) * rng.random(size) ** (1 / 3)).astype(np.float32)
+
+    return _held(rng, draw, spaces.episode_steps / 16)
+
+
+def _held(rng: np.random.Generator, draw: Callable[[], np.ndarray], longest: float) -> Behaviour:
+    """Actions that are drawn anew after times whose logarithms are uniform."""
+
     def actions() -> Iterator[np.ndarray]:
-        longest = np.log(max(spaces.episode_steps / 16, 1))
+        most = np.log(max(longest, 1))
         while True:
-            unit = rng.choice([-1, 1], spaces.action.size) * rng.random(spaces.action.size) ** (
-                1 / 3
-            )
-            held = int(np.exp(rng.uniform(0, longest)))
-            yield from itertools.repeat(unit.astype(np.float32), held)
+            unit = draw()
+            yield from itertools.repeat(unit, int(np.exp(rng.uniform(0, most))))
 
     stream = actions()
     return lambda observation: next(stream)

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import UsageError
 from ..models.base import PhysicsModel
 from ..spaces import Box
-from ..types import Transition
+from ..types import Transition, follows
 
 WINDOW = 16
 """steps predicted open loop from each real state, as far as the transitions are contiguous"""
@@ -283,12 +283,9 @@ def _windows(transitions: Transition, action: Box) -> tuple[_Windows, np.ndarray
     padded = np.zeros(1 << (starts.size - 1).bit_length(), int)
     padded[: starts.size] = starts
     rows = padded[:, None] + np.arange(WINDOW)
-    follows = np.zeros(count + WINDOW, bool)  # row i is what came after row i - 1
-    follows[1:count] = (next_observation[:-1] == observation[1:]).all(-1) & ~np.asarray(
-        transitions.terminated
-    )[:-1]
+    joined = np.pad(follows(transitions), (0, WINDOW))
     valid = np.ones(rows.shape, bool)
-    valid[:, 1:] = np.logical_and.accumulate(follows[rows[:, 1:]], axis=1)
+    valid[:, 1:] = np.logical_and.accumulate(joined[rows[:, 1:]], axis=1)
     valid[starts.size :] = False
     rows = np.minimum(rows, count - 1)
     seen = np.concatenate([next_observation, reward[:, None]], axis=1).astype(np.float64)

@@ -17,7 +17,7 @@ from ..models import Called, DynamicsModel, HostModel, PhysicsModel, residual
 from ..models.ensemble import EnsembleConfig
 from ..planning import PlanningConfig, Trust, full_trust
 from ..spaces import Spaces
-from ..types import Transition
+from ..types import Transition, follows
 from . import check
 from .identify import Identification, Parameter, identify
 
@@ -217,8 +217,7 @@ def _learned(
     square = (wrong**2).mean(0)
     # a sensor's noise enters the error of the step to an observation and, with the other sign, that
     # of the step from it
-    follows = (transitions.next_observation[:-1] == transitions.observation[1:]).all(1)
-    lagged = (wrong[1:] * wrong[:-1])[follows]
+    lagged = (wrong[1:] * wrong[:-1])[follows(transitions)[1:]]
     noise = np.minimum(lagged.mean(0), 0) if len(lagged) else np.zeros_like(square)
     noise[-1] = 0  # rewards are no sensor's
     own = np.maximum(square + 2 * noise, 0)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..errors import UsageError
 from ..spaces import Box, Spaces
-from ..types import Transition
+from ..types import Transition, follows
 from . import ensemble
 from .base import DynamicsModel, ModelStep
 from .ensemble import Ensemble, EnsembleConfig
@@ -396,8 +396,7 @@ def _curiosity(rows: Any) -> float:
 
 def _episode_starts(rows: Any) -> np.ndarray:
     """The last observations with which episodes began, repeated to `STARTS` rows."""
-    joined = (rows.next_observation[:-1] == rows.observation[1:]).all(1) & ~rows.terminated[:-1]
-    starts = rows.observation[np.append(True, ~joined)][-STARTS:]
+    starts = rows.observation[~follows(rows)][-STARTS:]
     return starts[np.arange(STARTS) % len(starts)]
 
 
