@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..errors import UsageError
 from ..models.base import PhysicsModel
+from ..models.turned import Turned
 from ..spaces import Box
 from ..types import Transition, follows
 
@@ -177,9 +178,10 @@ def _is_parameter(leaf: Any) -> bool:
 
 
 def _places(model: PhysicsModel) -> list[_Place]:
+    within = 1 if isinstance(model, Turned) else 0  # names are those that the user wrote
     return [
         _Place(
-            jax.tree_util.keystr(path, simple=True, separator="."),
+            jax.tree_util.keystr(path[within:], simple=True, separator="."),
             float(leaf),
             _bounds(model, path),
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import UsageError
-from ..models import Called, DynamicsModel, HostModel, PhysicsModel, residual
+from ..models import Called, DynamicsModel, HostModel, PhysicsModel, Turned, residual
 from ..models.ensemble import EnsembleConfig
 from ..planning import PlanningConfig, Trust, full_trust
 from ..spaces import Spaces
@@ -55,9 +55,9 @@ FITTED, LEARNED = 0.97, 0.9
 learn from the noise of sensors too, so they must leave less"""
 LARGEST = 100.0
 """errors beyond this, of which some are not finite, are all the same"""
-DOUBT = 10.0
-"""the uncertainty of a learned model's step up to which it is learned from: at 1, the edge of what
-was seen, little but what was seen would be left, and no way to what was not"""
+DOUBT = 3.0
+"""how much more uncertain than of any real transition it had not seen a learned model may be of a
+step that is learned from: with less, there is no way to what was not seen"""
 ROLLOUT_ERROR = 0.3
 """how much error, in movements of a step, the rollouts of a learned model may gather"""
 
@@ -77,6 +77,8 @@ class _Candidate(NamedTuple):
     open_loop: float
     """root mean square of the errors of several steps without looking in between, as a share of how
     much as many steps move: noise does not add up there, and what is wrong does"""
+    uncertainty: float = 0.0
+    """the largest, of transitions that a learned model had not seen"""
 
 
 def climb(
@@ -118,7 +120,12 @@ def climb(
         best = _given(given, transitions, spaces)
         tried = [best]
         if asked != "auto" or best.one_step > NEGLIGIBLE:
-            found, reason = _identified(given, transitions, spaces)
+            turned = _turned(best, transitions, spaces)
+            if turned is not best:
+                tried.append(turned)
+                best = turned
+                notes.append(_told_turned(turned.model))
+            found, reason = _identified(best.model, transitions, spaces)
             if found is None:
                 notes.append(f"its parameters cannot be identified: {reason}")
             else:
@@ -134,7 +141,7 @@ def climb(
                 tried.append(learned("ensemble", None))
             if asked == "residual" or _predicts_better(tried[-1], best):
                 best = tried[-1]
-    errors = {candidate.rung: candidate.error for candidate in tried}
+    errors = {candidate.rung: candidate.error for candidate in (*tried, best)}
     trust = _trust(best, planning)
     return Adaptation(
         model=best.model,
@@ -184,6 +191,26 @@ def _given(
     return _Candidate(rung, model, error, _rms(found.one_step), _open_loop(found))
 
 
+def _turned(candidate: _Candidate, transitions: Transition, spaces: Spaces) -> _Candidate:
+    """The same physics with the actions turned round that act the other way, if any do."""
+    model = candidate.model
+    if not isinstance(model, PhysicsModel):
+        return candidate
+    best, signs = candidate, np.ones(spaces.action.size, np.float32)
+    for index in range(len(signs)):
+        other = np.where(np.arange(len(signs)) == index, -signs, signs)
+        tried = _given(Turned(model, jnp.asarray(other)), transitions, spaces, "identified")
+        if tried.one_step < LEARNED * best.one_step and tried.open_loop < LEARNED * best.open_loop:
+            best, signs = tried, other
+    return best
+
+
+def _told_turned(model: DynamicsModel) -> str:
+    assert isinstance(model, Turned)
+    names = ", ".join(f"action[{i}]" for i in np.flatnonzero(np.asarray(model.signs) < 0))
+    return f"{names}: acts the other way round"
+
+
 def _identified(
     given: DynamicsModel, transitions: Transition, spaces: Spaces
 ) -> tuple[Identification | None, str]:
@@ -215,19 +242,22 @@ def _learned(
     unit = np.append(np.sqrt((moved**2).mean(0)), transitions.reward.std())
     wrong = (found - said) / np.maximum(unit, 1e-9)
     square = (wrong**2).mean(0)
+    # one rare event, a wall or a goal, that is missed by far says no more than that it is missed
+    wrong = np.clip(wrong, -1.0, 1.0)
     # a sensor's noise enters the error of the step to an observation and, with the other sign, that
     # of the step from it
     lagged = (wrong[1:] * wrong[:-1])[follows(transitions)[1:]]
-    noise = np.minimum(lagged.mean(0), 0) if len(lagged) else np.zeros_like(square)
-    noise[-1] = 0  # rewards are no sensor's
-    own = np.maximum(square + 2 * noise, 0)
-    # what an end pays is judged with the ends
-    going = ~np.asarray(transitions.terminated)
+    noise = np.minimum(lagged.mean(0), 0) if len(lagged) else np.zeros(len(unit))
+    own = np.maximum((wrong**2).mean(0) + 2 * noise, 0)
+    # rewards are no sensor's; what an end pays is judged with the ends
+    going = ~np.asarray(transitions.terminated | unseen.terminated)
     own[-1] = (wrong[going, -1] ** 2).mean() if going.any() else 0.0
     misjudged = float((unseen.terminated != transitions.terminated).mean())
     error = max(float(own[:-1].mean() ** 0.5), float(own[-1] ** 0.5), misjudged**0.5)
     ahead = check.prediction_error(model, transitions, spaces)
-    return _Candidate(rung, model, error, float(square[:-1].mean() ** 0.5), _open_loop(ahead))
+    one_step = float(square[:-1].mean() ** 0.5)
+    doubted = float(unseen.uncertainty.max())
+    return _Candidate(rung, model, error, one_step, _open_loop(ahead), doubted)
 
 
 def _open_loop(found: check.PredictionError) -> float:
@@ -264,12 +294,15 @@ def _trust(best: _Candidate, planning: PlanningConfig) -> Trust:
     real = jnp.asarray(np.float32(min(1.0, max(planning.real_fraction, best.error))))
     if best.rung not in ("residual", "ensemble"):
         return Trust(real, believed.horizon, believed.uncertainty)
+    doubt = DOUBT * max(1.0, best.uncertainty)
     steps = int(np.clip(ROLLOUT_ERROR / max(best.error, 1e-6), 1, planning.horizon))
-    return Trust(real, jnp.asarray(np.int32(steps)), jnp.asarray(np.float32(DOUBT)))
+    return Trust(real, jnp.asarray(np.int32(steps)), jnp.asarray(np.float32(doubt)))
 
 
 def _alike(one: DynamicsModel, other: Any) -> bool:
     """Whether two models on one rung have about the same numbers."""
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(np.allclose(a, b, rtol=1e-3) for a, b in pairs)
 
@@ -298,6 +331,7 @@ def described(adaptation: Adaptation) -> dict[str, Any]:
         "rung": adaptation.rung,
         "after_episodes": adaptation.after_episodes,
         "changed": adaptation.changed,
+        "turned": isinstance(_physics(adaptation.model), Turned),
         "error": adaptation.error,
         "errors": dict(adaptation.errors),
         "parameters": [
@@ -306,6 +340,11 @@ def described(adaptation: Adaptation) -> dict[str, Any]:
         ],
         "sentence": adaptation.sentence,
     }
+
+
+def _physics(model: Any) -> Any:
+    """What lies below a learned correction."""
+    return model.base if isinstance(model, residual.LearnedModel) else model
 
 
 def template(
@@ -323,6 +362,8 @@ def template(
     start = at_hand(given, planning)
     rung = described.get("rung")
     model = given
+    if described.get("turned") and isinstance(given, PhysicsModel) and rung != "ensemble":
+        model = given = Turned(given, jnp.ones(spaces.action.size))
     if rung in ("residual", "ensemble") and not isinstance(given, HostModel):
         base = given if rung == "residual" else None
         model = residual.create(base, spaces, learning)

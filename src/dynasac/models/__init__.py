@@ -16,6 +16,7 @@ from .mountain_car import MountainCar
 from .pendulum import Pendulum
 from .simulator import Called, HostModel, HostStep, MujocoModel, SimulatorModel, in_mujoco
 from .simulator import simulator as simulator_of
+from .turned import Turned
 
 KNOWN_PHYSICS: dict[str, type[PhysicsModel]] = {
     "Pendulum-v1": Pendulum,
@@ -137,6 +138,7 @@ __all__ = [
     "Pendulum",
     "PhysicsModel",
     "SimulatorModel",
+    "Turned",
     "as_arrays",
     "check_contract",
     "known_model",

@@ -32,6 +32,8 @@ MADE_UP_SHARE = 0.1
 """states from anywhere that the judge takes for not terminal, and their part of its batches"""
 EVIDENCE = 2.0
 """standard errors by which a correction must be right"""
+NARROWEST = 0.03
+"""standard deviations of the inputs; less is taken for this much in judging what is far"""
 CURIOUS_UP_TO = 2.0
 """the uncertainty beyond which there is no more reward for it"""
 JUDGE = EnsembleConfig(hidden=(16,), updates=1000)
@@ -67,6 +69,8 @@ class LearnedModel(DynamicsModel):
     """from (observation, action in [-1, 1]) to (change of the next observation, of the reward)"""
     shrinkage: Float[Array, " targets"]
     """how much of each component is believed, 0 to 1"""
+    familiar: Float[Array, "inputs inputs"]
+    """makes scaled inputs, mean 0, into vectors of length 1 at the border of what was seen"""
     disagreement: Float[Array, " targets"]
     """the members' standard deviation that makes an uncertainty of 1, in the targets' units"""
     judge: Ensemble
@@ -102,11 +106,15 @@ class LearnedModel(DynamicsModel):
         inputs = jnp.concatenate([observation, self.actions.to_unit(action)])
         means, _ = self.correction(inputs)
         mean, apart = means.mean(axis=0), means.std(axis=0)
-        uncertainty = (apart / self.disagreement).max()
         believed = self.shrinkage * mean
         if not isinstance(self.base, Still):
-            # as far as it is more than what the members disagree about (Wiener's filter)
-            believed *= mean**2 / (mean**2 + apart**2 + 1e-30)
+            # as far as it is more than what the members disagree about (Wiener's filter), and less
+            # where nobody has been: members that saw the same few places agree on all others
+            length = jnp.linalg.norm(self.familiar @ self.correction.inputs.to_unit(inputs))
+            share = mean**2 / (mean**2 + apart**2 + 1e-30)
+            share /= 1 + jnp.maximum(length - 1, 0.0) ** 2
+            believed, apart = share * believed, share * apart
+        uncertainty = (apart / self.disagreement).max()
         following = jnp.clip(
             base.next_observation + believed[:-1], self.observations.low, self.observations.high
         )
@@ -151,6 +159,7 @@ def create(
         base=Still(size) if base is None else base,
         correction=ensemble.create(inputs, size + 1, config, seed),
         shrinkage=jnp.zeros(size + 1),
+        familiar=jnp.eye(inputs),
         disagreement=jnp.ones(size + 1),
         judge=ensemble.create(size, 1, _judge_config(config), seed),
         judges=jnp.zeros(()),
@@ -246,10 +255,12 @@ def fit(
     jump = rest[ended & terminated].mean() if (ended & terminated).any() else 0.0
 
     payments = _range(targets[counted[:, -1], -1:], 1e-6)
+    scale = correction.inputs
     model = eqx.tree_at(
         lambda m: (
             m.correction,
             m.shrinkage,
+            m.familiar,
             m.disagreement,
             m.judge,
             m.judges,
@@ -263,6 +274,7 @@ def fit(
         (
             correction,
             _float32(shrinkage),
+            _float32(_familiar((inputs - np.asarray(scale.mean)) / np.asarray(scale.std))),
             _float32(np.maximum(apart, TOLERANCE * matters)),
             judge,
             _float32(judges),
@@ -270,7 +282,7 @@ def fit(
             Box(*map(_float32, payments)),
             possible,
             _float32(_episode_starts(rows)),
-            _float32(_curiosity(rows) if base is None else 0.0),
+            _float32(_curiosity(rows, jump) if base is None else 0.0),
         ),
     )
     spread = said.std(axis=0) / np.maximum(apart, TOLERANCE * matters)
@@ -373,25 +385,39 @@ def _shrinkage(
     return np.clip(best - EVIDENCE * error, 0.0, 1.0)
 
 
+def _familiar(x: np.ndarray) -> np.ndarray:
+    """The matrix that makes rows, of mean 0, alike in all directions and the longest of length 1.
+
+    By Mahalanobis's distance: along directions in which the rows hardly differ, as where feedback
+    ties the actions to the observations, little is far.
+    """
+    square = x.T @ x / len(x) + NARROWEST**2 * np.eye(x.shape[1])
+    values, vectors = np.linalg.eigh(square.astype(np.float64))
+    whiten = vectors.T / np.sqrt(values)[:, None]
+    return whiten / max(np.linalg.norm(x @ whiten.T, axis=1).max(), 1.0)
+
+
 def _mean_where(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Over the members that are meant, [members, rows, targets] to [rows, targets]."""
     weights = where[..., None]
     return (weights * values).sum(0) / weights.sum(0)
 
 
-def _curiosity(rows: Any) -> float:
-    """The reward for uncertainty: more than actions cost, while nothing is known to aim for.
+def _curiosity(rows: Any, jump: float) -> float:
+    """The reward for uncertainty: what actions cost, while nothing but an end is known to aim for.
 
-    That is while no episode has ended and rewards follow from the actions alone, so that no state
-    has been seen to be better than another.
+    That is while rewards follow from the actions alone, so that no state has been seen to be better
+    than another, and no end was seen that costs: that of balancing is to be kept away from.
     """
-    if rows.terminated.any():
+    going = ~rows.terminated
+    if not going.any() or (rows.terminated.any() and jump <= 0):
         return 0.0
-    terms = np.concatenate([np.ones_like(rows.action[:, :1]), rows.action, rows.action**2], axis=1)
-    rest = rows.reward - terms @ np.linalg.lstsq(terms, rows.reward, rcond=None)[0]
-    if (rest**2).mean() > 0.01 * rows.reward.var() + 1e-12:
+    action, reward = rows.action[going], rows.reward[going]
+    terms = np.concatenate([np.ones_like(action[:, :1]), action, action**2], axis=1)
+    rest = reward - terms @ np.linalg.lstsq(terms, reward, rcond=None)[0]
+    if (rest**2).mean() > 0.01 * reward.var() + 1e-12:
         return 0.0
-    return float(np.ptp(rows.reward)) or 1.0
+    return float(reward.std()) or 1.0
 
 
 def _episode_starts(rows: Any) -> np.ndarray:
