@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from .errors import UsageError
 
-FORMAT = 3
+FORMAT = 4
 Tree = TypeVar("Tree")
 
 
