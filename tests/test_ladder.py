@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import SMALL_PLANNING
 
-from dynasac import Pendulum, UsageError
+from dynasac import Pendulum, PhysicsModel, UsageError
 from dynasac.adapt import ladder
-from dynasac.models import Called, HostModel, HostStep, ensemble
+from dynasac.models import Called, HostModel, HostStep, check_contract, ensemble
+from dynasac.models import Turned as TurnedModel
 from dynasac.spaces import Box, Spaces
 from dynasac.types import Transition
 
@@ -264,3 +265,23 @@ def test_an_action_that_acts_the_other_way_round_is_turned(noise):
     back = ladder.template(text, given, SPACES, SMALL_PLANNING, QUICK)
     assert jax.tree.structure(back.model) == jax.tree.structure(found.model)
     assert not climb(given, real, before=found).changed
+
+
+def test_actions_are_turned_in_the_middle_of_their_box():
+    box = Box(jnp.array([0.0, -1.0]), jnp.array([1.0, 1.0]))
+
+    class Pushed(PhysicsModel):
+        def initial(self, key):
+            return jnp.zeros(2)
+
+        def transition(self, state, action):
+            return state + action
+
+        def reward(self, state, action, next_state):
+            return action[0]
+
+    turned = TurnedModel(Pushed(), jnp.array([-1.0, 1.0]), box)
+    said = turned.step(jnp.zeros(2), jnp.array([0.2, 0.5]), jax.random.key(0))
+    np.testing.assert_allclose(said.next_observation, [0.8, 0.5], atol=1e-6)
+    assert float(said.reward) == pytest.approx(0.2)  # what is paid for is what was done
+    check_contract(turned, 2, 2)

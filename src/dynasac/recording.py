@@ -14,7 +14,7 @@ from .agent import DynaSAC
 from .checkpoint import read_json
 from .errors import UsageError
 from .evaluation import Evaluation
-from .models import PhysicsModel
+from .models import PhysicsModel, Turned
 from .runs import CompileClock, Run, plain
 from .training import TrainingState
 
@@ -110,6 +110,8 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
 def describe_model(agent: DynaSAC) -> dict:
     """Name, rung, parameters and error of the agent's model, as JSON holds them."""
     model, adaptation = agent.model, agent.state.adaptation
+    if isinstance(model, Turned):  # which the decision tells
+        model = model.model
     described = {
         "name": "none" if model is None else type(model).__name__,
         "rung": adaptation.rung,

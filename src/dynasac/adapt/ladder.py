@@ -199,7 +199,8 @@ def _turned(candidate: _Candidate, transitions: Transition, spaces: Spaces) -> _
     best, signs = candidate, np.ones(spaces.action.size, np.float32)
     for index in range(len(signs)):
         other = np.where(np.arange(len(signs)) == index, -signs, signs)
-        tried = _given(Turned(model, jnp.asarray(other)), transitions, spaces, "identified")
+        turned = Turned(model, jnp.asarray(other), spaces.action)
+        tried = _given(turned, transitions, spaces, "identified")
         if tried.one_step < LEARNED * best.one_step and tried.open_loop < LEARNED * best.open_loop:
             best, signs = tried, other
     return best
@@ -363,7 +364,7 @@ def template(
     rung = described.get("rung")
     model = given
     if described.get("turned") and isinstance(given, PhysicsModel) and rung != "ensemble":
-        model = given = Turned(given, jnp.ones(spaces.action.size))
+        model = given = Turned(given, jnp.ones(spaces.action.size), spaces.action)
     if rung in ("residual", "ensemble") and not isinstance(given, HostModel):
         base = given if rung == "residual" else None
         model = residual.create(base, spaces, learning)
