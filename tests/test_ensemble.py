@@ -345,6 +345,16 @@ def test_episodes_begin_where_they_did():
     assert starts.min() - 1e-6 <= drawn.min() < drawn.max() <= starts.max() + 1e-6
 
 
+def test_where_ends_cost_the_border_of_what_was_seen_is_one():
+    rows = goals(4)
+    line = spaces_for([-1], [1])._replace(bounded=(False,))
+    cost = eqx.tree_at(lambda t: t.reward, rows, jnp.where(rows.terminated, -50.0, rows.reward))
+    at, away = jnp.array([[-5.0], [-0.2]]), jnp.array([[-1.0], [0.0]])
+    for given, ends in ((rows, [False, False]), (cost, [True, False])):
+        model, _ = residual.fit(None, given, line, FAST, seed=0)
+        assert steps(model, at, away).terminated.tolist() == ends
+
+
 def test_curiosity_pays_for_uncertainty(learned, swings):
     model, _ = learned
     curious = eqx.tree_at(lambda m: m.bonus, model, jnp.float32(2.0))
@@ -377,7 +387,7 @@ def test_curiosity_goes_on_after_ends_that_pay(pay, curious):
 
 
 def test_a_correction_fades_where_nobody_has_been(swings):
-    near = jax.tree.map(lambda leaf: leaf[np.abs(swings.observation[:, 2]) < 1.0], swings)
+    near = jax.tree.map(lambda leaf: leaf[np.abs(swings.observation[:, 2]) < 0.3], swings)
     given = residual.create(Pendulum(g=5.0), PENDULUM, FAST)
     model, _ = residual.fit(given.base, near, PENDULUM, FAST, 0)
     fast = near.observation.at[:, 2].set(8.0)
@@ -388,7 +398,7 @@ def test_a_correction_fades_where_nobody_has_been(swings):
         wrong[name] = errors(here.next_observation, near.next_observation)[2]
         wrong[f"{name} far"] = there.next_observation
     assert wrong["corrected"] < 0.2 * wrong["given"]
-    np.testing.assert_allclose(wrong["corrected far"], wrong["given far"], atol=0.05)
+    np.testing.assert_allclose(wrong["corrected far"], wrong["given far"], atol=0.1)
     assert float(there.uncertainty.max()) < 1  # of what is left, members do not disagree
 
 

@@ -265,6 +265,24 @@ def test_without_a_model_the_first_episode_wanders_and_a_model_is_learned_from_i
     assert agent.state.adaptation.rung == "none"  # ten steps decide nothing
     agent.learn(real_episodes=2)
     assert agent.state.adaptation.rung == "ensemble"
-    first = stored(agent).action[:10]
-    assert np.abs(first).max() <= 1
+    actions = np.abs(stored(agent).action)
+    assert 0.5 < actions[:10].max() <= 1
+    assert actions[10:].max() <= 0.5  # what was too short to learn from calls for weaker ones
     assert agent.predict(np.zeros(1, np.float32), lookahead=1)[0].shape == (1,)
+
+
+def test_a_learned_model_measures_what_the_environment_leaves_unbounded(tmp_path):
+    quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
+    config = with_(adapt="ensemble", ensemble=quick, updates_per_real_step=0)
+    agent = DynaSAC("Plane-v0", "ensemble", config)
+    assert np.asarray(agent.spaces.observation.high).tolist() == [1, 1, 1, 1]
+    agent.learn(real_episodes=2)
+    seen = np.abs(stored(agent).observation).max(axis=0)
+    box = agent.spaces.observation
+    assert (np.maximum(-np.asarray(box.low), np.asarray(box.high)) > seen).all()
+    assert np.abs(np.asarray(box.high)).max() < 2 * seen.max()
+    agent.save(tmp_path / "policy")
+    there = np.ones((1, 4), np.float32)
+    loaded = DynaSAC.load(tmp_path / "policy", "Plane-v0", "ensemble")
+    ours, theirs = (a.predict(there, deterministic=True)[0] for a in (agent, loaded))
+    np.testing.assert_array_equal(ours, theirs)

@@ -92,11 +92,15 @@ class DynaSAC:
             spaces = planning.visited_box(given, spaces, seed)
         elif given is not None:
             spaces = simulation.visited_box(given, spaces, seed)
-        self.spaces: Spaces = spaces
         self.seed = seed
         self.task = Task(self.env, spaces, given, self.config, seed)
         self.state: TrainingState = training.initial(self.task)
         self._samples = 0
+
+    @property
+    def spaces(self) -> Spaces:
+        """How observations and actions are scaled."""
+        return training.spaces_at(self.task, self.state.adaptation)
 
     @property
     def model(self) -> DynamicsModel | HostModel | None:
@@ -322,8 +326,8 @@ class DynaSAC:
 
     def _restore(self, policy) -> None:
         learner, observation, action = policy
-        self.spaces = self.spaces._replace(observation=observation, action=action)
-        self.task = self.task._replace(spaces=self.spaces)
+        spaces = self.spaces._replace(observation=observation, action=action)
+        self.task = self.task._replace(spaces=spaces)
         self.state = self.state._replace(sac=learner)
 
 

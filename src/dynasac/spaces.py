@@ -50,7 +50,7 @@ class Spaces(NamedTuple):
 
     observation: Box
     """where observations lie; components that the environment leaves unbounded are [-1, 1] here
-    until `planning.visited_box` has measured them"""
+    until `planning.visited_box` has measured them, or `training.spaces_at` finds them seen"""
     action: Box
     bounded: tuple[bool, ...]
     """for each component of the observation, whether the environment itself bounds it"""

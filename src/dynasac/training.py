@@ -15,6 +15,7 @@ from .adapt.ladder import Adaptation
 from .errors import UsageError
 from .evaluation import check_step
 from .models import DynamicsModel, HostModel
+from .models.residual import LearnedModel, Still
 from .presets import Config
 from .replay import ReplayState
 from .sac import SACState
@@ -91,6 +92,18 @@ def key_for(task: Task, purpose: int, count: int) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(words), impl="rbg")
 
 
+def spaces_at(task: Task, adaptation: Adaptation) -> Spaces:
+    """The task's spaces, with what a model learned from nothing has seen.
+
+    That is for the components that the environment leaves unbounded, and no physics was there to
+    measure.
+    """
+    model = adaptation.model
+    if isinstance(model, LearnedModel) and isinstance(model.base, Still):
+        return task.spaces._replace(observation=model.observations)
+    return task.spaces
+
+
 def initial(task: Task) -> TrainingState:
     """A learner that knows nothing, an empty replay, and the model as it was given."""
     sizes = (task.spaces.observation.size, task.spaces.action.size)
@@ -148,6 +161,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         UsageError: the environment returned something that is not a finite number.
     """
     config, counts = task.config, state.counts
+    spaces = spaces_at(task, state.adaptation)
     key = key_for(task, COLLECT, counts.real_episodes)
     learner = state.sac
     memory = jax.tree.map(jnp.copy, state.replay)  # its buffers are given away row by row below
@@ -155,20 +169,19 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
     observation, _ = task.env.reset(seed=int(env_seed[0]))
     wander = None
     if config.adapt == "ensemble" and state.adaptation.model is None:
-        # nothing is known yet; noise at every step would cancel itself
+        # nothing is known yet; noise at every step would cancel itself. Episodes that were over too
+        # soon to learn from call for weaker actions
         rng = np.random.default_rng((task.seed, COLLECT, counts.real_episodes))
-        wander = wandering(rng, task.spaces)
+        wander = wandering(rng, spaces, strength=0.5**counts.real_episodes)
     total = 0.0
     for step in range(task.spaces.episode_steps):
         random = counts.real_steps < config.random_steps
         observation = np.array(observation, np.float32)  # environments may reuse their arrays
         draw = jnp.asarray(np.int32(step))
-        unit, action = _act(
-            learner, task.spaces, observation, jnp.asarray(np.bool_(random)), draw, key
-        )
+        unit, action = _act(learner, spaces, observation, jnp.asarray(np.bool_(random)), draw, key)
         if wander is not None:
             unit = jnp.asarray(wander(observation))
-            action = task.spaces.action.from_unit(unit)
+            action = spaces.action.from_unit(unit)
         following, reward, terminated, truncated, _ = task.env.step(np.asarray(action))
         check_step(following, reward, f"real episode {counts.real_episodes + 1}, step {step}")
         row = Transition(
@@ -190,7 +203,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
                 _span(counts.gradient_updates, last, 0),
                 config.sac,
                 config.planning,
-                task.spaces,
+                spaces,
                 key,
             )
             counts = counts._replace(gradient_updates=last)
@@ -207,7 +220,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         store_key = key_for(task, STORE, counts.real_episodes)
         trust = state.adaptation.trust
         memory, stored = planning.store_synthetic(
-            learner, model, memory, config.planning, task.spaces, trust, store_key
+            learner, model, memory, config.planning, spaces, trust, store_key
         )
         synthetic = counts.synthetic_transitions + int(stored)
         counts = counts._replace(synthetic_transitions=synthetic)
@@ -254,6 +267,7 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
         state = state._replace(sac=sac.create(task.config.sac, task.spaces, int(seed[0])))
     if task.config.adapt == "ensemble" and adaptation.model is None:
         total = 0  # nothing is known yet
+    spaces = spaces_at(task, adaptation)
     key = key_for(task, PLAN, state.counts.planned)
     message = f"planning after {state.counts.real_episodes} real episodes"
     while state.counts.phase_updates < total:
@@ -268,7 +282,7 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             _span(first, last, annealing),
             task.config.sac,
             config,
-            task.spaces,
+            spaces,
             key,
         )
         _check_learning(metrics, state)

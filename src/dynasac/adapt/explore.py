@@ -75,15 +75,17 @@ def _holding(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
     return _held(rng, draw, spaces.episode_steps / 4)
 
 
-def wandering(rng: np.random.Generator, spaces: Spaces) -> Behaviour:
+def wandering(rng: np.random.Generator, spaces: Spaces, strength: float = 1.0) -> Behaviour:
     """Random actions for where nothing is known, held for up to a sixteenth of an episode.
 
-    Most are strong, to get somewhere; not all, so that their cost can be told from a constant.
+    Most are nearly as strong as `strength` in (0, 1] allows, to get somewhere; not all, so that
+    their cost can be told from a constant.
     """
 
     def draw() -> np.ndarray:
         size = spaces.action.size
-        return (rng.choice([-1, 1], size) * rng.random(size) ** (1 / 3)).astype(np.float32)
+        strengths = strength * rng.random(size) ** (1 / 3)
+        return (rng.choice([-1, 1], size) * strengths).astype(np.float32)
 
     return _held(rng, draw, spaces.episode_steps / 16)
 

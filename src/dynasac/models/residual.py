@@ -29,11 +29,14 @@ TOLERANCE = 0.05
 """disagreement that does no harm, as a part of a step's movement or of the spread of rewards"""
 MADE_UP = 256
 MADE_UP_SHARE = 0.1
-"""states from anywhere that the judge takes for not terminal, and their part of its batches"""
+"""states from anywhere that a judge of ends that pay takes for not terminal, and their part of a
+batch"""
 EVIDENCE = 2.0
 """standard errors by which a correction must be right"""
 NARROWEST = 0.03
 """standard deviations of the inputs; less is taken for this much in judging what is far"""
+REACH = 3.0
+"""how many times as far as anything seen a correction is believed"""
 CURIOUS_UP_TO = 2.0
 """the uncertainty beyond which there is no more reward for it"""
 JUDGE = EnsembleConfig(hidden=(16,), updates=1000)
@@ -112,15 +115,19 @@ class LearnedModel(DynamicsModel):
             # where nobody has been: members that saw the same few places agree on all others
             length = jnp.linalg.norm(self.familiar @ self.correction.inputs.to_unit(inputs))
             share = mean**2 / (mean**2 + apart**2 + 1e-30)
-            share /= 1 + jnp.maximum(length - 1, 0.0) ** 2
+            share /= 1 + jnp.maximum(length / REACH - 1, 0.0) ** 2
             believed, apart = share * believed, share * apart
         uncertainty = (apart / self.disagreement).max()
-        following = jnp.clip(
-            base.next_observation + believed[:-1], self.observations.low, self.observations.high
-        )
+        reached = base.next_observation + believed[:-1]
+        following = jnp.clip(reached, self.observations.low, self.observations.high)
+        beyond = (following != reached).any()
         following = self.project(following)
         odds = jax.nn.sigmoid(self.judge(following)[0][:, 0])
         terminated = jnp.where(self.judges > 0, odds.mean() > 0.5, base.terminated)
+        if isinstance(self.base, Still):
+            # where ends cost, a policy must not lean on the border of what was seen, as on a wall
+            # (Kidambi et al. 2020, "MOReL")
+            terminated |= beyond & (self.jump < 0)
         reward = base.reward + jnp.clip(believed[-1], self.payments.low[0], self.payments.high[0])
         curiosity = self.bonus * jnp.minimum(uncertainty, CURIOUS_UP_TO)
         return ModelStep(
@@ -330,16 +337,18 @@ def _judged(
         return template.judge, 0.0, predicted
     count = len(ended)
     rng = np.random.default_rng((seed, 3))
-    # beside the rows, states from anywhere that are taken for not terminal: what nobody has seen
-    # must not attract a policy by an end that a few terminal rows made up
+    # where ends pay, beside the rows, states from anywhere that are taken for not terminal: what
+    # nobody has seen must not attract a policy by an end that a few terminal rows made up
+    pays = ended.all() or rows.reward[ended].mean() > rows.reward[~ended].mean()
+    invented = MADE_UP_SHARE if pays else 0.0
     low, high = (np.asarray(bound) for bound in (observations.low, observations.high))
     made_up = rng.uniform(low, high, (MADE_UP, len(low)))
     inputs = np.concatenate([rows.next_observation, made_up])
     # as many terminal rows are drawn as others
     drawn = np.concatenate(
         [
-            np.where(ended, 0.5 / ended.sum(), (0.5 - MADE_UP_SHARE) / max(1, (~ended).sum())),
-            np.full(MADE_UP, MADE_UP_SHARE / MADE_UP),
+            np.where(ended, 0.5 / ended.sum(), (0.5 - invented) / max(1, (~ended).sum())),
+            np.full(MADE_UP, invented / MADE_UP),
         ]
     )
     labels = np.pad(ended, (0, MADE_UP)).astype(float)[:, None]
