@@ -286,3 +286,17 @@ def test_a_learned_model_measures_what_the_environment_leaves_unbounded(tmp_path
     loaded = DynaSAC.load(tmp_path / "policy", "Plane-v0", "ensemble")
     ours, theirs = (a.predict(there, deterministic=True)[0] for a in (agent, loaded))
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_gone_on_with_a_learned_model_equals_never_interrupted(tmp_path):
+    quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
+    config = with_(adapt="ensemble", ensemble=quick, updates_per_real_step=0)
+    whole = DynaSAC("Plane-v0", "ensemble", config).learn(real_episodes=3)
+    agent = DynaSAC("Plane-v0", "ensemble", config).learn(real_episodes=2)
+    agent.save_checkpoint(tmp_path / "checkpoints")
+    fresh = DynaSAC("Plane-v0", "ensemble", config)
+    fresh.load_checkpoint(tmp_path / "checkpoints")
+    fresh.learn(real_episodes=3)
+    assert fresh.state.counts == whole.state.counts
+    jax.tree.map(np.testing.assert_array_equal, fresh.state.sac, whole.state.sac)
+    jax.tree.map(np.testing.assert_array_equal, fresh.spaces, whole.spaces)
