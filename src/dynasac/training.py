@@ -364,10 +364,6 @@ def _row(value) -> jax.Array:
     return jnp.asarray(np.asarray(value, np.float32)[None])
 
 
-def _scalar(value: float) -> jax.Array:
-    return jnp.asarray(np.float32(value))
-
-
 def _span(first: int, last: int, total: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Counts as arrays: as Python numbers they would be compiled in."""
     return jnp.asarray(np.int32(first)), jnp.asarray(np.int32(last)), jnp.asarray(np.int32(total))

@@ -41,3 +41,10 @@ def follows(transitions: Transition) -> np.ndarray:
     found = np.zeros(len(terminated), bool)
     found[1:] = (arrived[:-1] == observation[1:]).all(axis=1) & ~terminated[:-1]
     return found
+
+
+def padded(values: np.ndarray, least: int, axis: int = 0) -> np.ndarray:
+    """Zeros behind the rows up to a power of two, `least` or more: growing data seldom compile."""
+    rows = values.shape[axis]
+    size = max(least, 1 << max(rows - 1, 0).bit_length())
+    return np.pad(values, [(0, size - rows if i == axis else 0) for i in range(values.ndim)])

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import UsageError
 from ..models import DynamicsModel, PhysicsModel, as_arrays
 from ..spaces import Spaces
-from ..types import Transition, follows
+from ..types import Transition, follows, padded
 
 HORIZONS = (1, 2, 4, 8, 16)
 """steps of the open-loop errors"""
@@ -58,9 +58,7 @@ def _rows(transitions: Transition, spaces: Spaces) -> _Rows:
 
 
 def _padded(array: np.ndarray) -> jax.Array:
-    """With zeros up to a power of two of rows, so that data that grow are seldom compiled for."""
-    count = max(256, 1 << (len(array) - 1).bit_length())
-    return jnp.asarray(np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)]))
+    return jnp.asarray(padded(array, 256))
 
 
 def _keys(count: int) -> jax.Array:
@@ -149,15 +147,24 @@ class _Judged(NamedTuple):
     k_step: dict[int, np.ndarray]  # Float[components], as a share of movement in k steps
 
 
-def _judged(model: DynamicsModel, rows: _Rows) -> _Judged:
-    """Predict every row, and split the errors into the model's, noise and mismatches."""
-    model = as_arrays(model)
+def _predicted(model: DynamicsModel, rows: _Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `_open_loop` says of the rows."""
     count = len(rows.ended)
     action = _padded(rows.action)
     (predicted, terminated), reached = _open_loop(
         model, _padded(rows.observation), action, _keys(len(action))
     )
-    predicted, terminated = np.asarray(predicted)[:count], np.asarray(terminated)[:count]
+    return (
+        np.asarray(predicted)[:count],
+        np.asarray(terminated)[:count],
+        np.asarray(reached)[:, :count],
+    )
+
+
+def _judged(model: DynamicsModel, rows: _Rows) -> _Judged:
+    """Predict every row, and split the errors into the model's, noise and mismatches."""
+    model = as_arrays(model)
+    predicted, terminated, reached = _predicted(model, rows)
     not_finite = np.any(~np.isfinite(predicted), axis=1)
     error = np.where(not_finite[:, None], 0.0, rows.found - predicted)
 
@@ -206,7 +213,7 @@ def _judged(model: DynamicsModel, rows: _Rows) -> _Judged:
         misjudged=misjudged,
         not_finite=not_finite,
         wrong=foretellable | gross.any(0),
-        k_step=_k_step(rows, np.asarray(reached)[:, :count]),
+        k_step=_k_step(rows, reached),
     )
 
 
@@ -522,8 +529,21 @@ def prediction_error(
         beyond_sensors=float(_rms(beyond[:-1])),
         reward=float(systematic[-1]),
         terminations=float(judged.misjudged.mean()),
-        k_step={k: float(_rms(errors)) for k, errors in judged.k_step.items()},
+        k_step=_over_components(judged.k_step),
     )
+
+
+def k_step_errors(
+    model: DynamicsModel, transitions: Transition, spaces: Spaces
+) -> dict[int, float]:
+    """`PredictionError.k_step` alone, which is cheap."""
+    rows = _rows(transitions, spaces)
+    *_, reached = _predicted(as_arrays(model), rows)
+    return _over_components(_k_step(rows, reached))
+
+
+def _over_components(k_step: dict[int, np.ndarray]) -> dict[int, float]:
+    return {k: float(_rms(errors)) for k, errors in k_step.items()}
 
 
 def _dimension(name: str, column: int, rows: _Rows, judged: _Judged) -> DimensionError:

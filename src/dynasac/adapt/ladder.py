@@ -188,7 +188,7 @@ def _given(
     quiet = found.beyond_sensors > 0.9 * _rms(found.one_step)
     reward = found.reward if quiet or _rms(found.one_step) <= NEGLIGIBLE else 0.0
     error = min(LARGEST, max(moves, reward, found.terminations**0.5))
-    return _Candidate(rung, model, error, _rms(found.one_step), _open_loop(found))
+    return _Candidate(rung, model, error, _rms(found.one_step), _open_loop(found.k_step))
 
 
 def _turned(candidate: _Candidate, transitions: Transition, spaces: Spaces) -> _Candidate:
@@ -255,14 +255,14 @@ def _learned(
     own[-1] = (wrong[going, -1] ** 2).mean() if going.any() else 0.0
     misjudged = float((unseen.terminated != transitions.terminated).mean())
     error = max(float(own[:-1].mean() ** 0.5), float(own[-1] ** 0.5), misjudged**0.5)
-    ahead = check.prediction_error(model, transitions, spaces)
+    ahead = check.k_step_errors(model, transitions, spaces)
     one_step = float(square[:-1].mean() ** 0.5)
     doubted = float(unseen.uncertainty.max())
     return _Candidate(rung, model, error, one_step, _open_loop(ahead), doubted)
 
 
-def _open_loop(found: check.PredictionError) -> float:
-    return _rms(tuple(error for steps, error in found.k_step.items() if steps > 1))
+def _open_loop(k_step: dict[int, float]) -> float:
+    return _rms(tuple(error for steps, error in k_step.items() if steps > 1))
 
 
 def _rms(values: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..errors import UsageError
+from ..types import padded
 
 HELD_OUT = 2
 """members that each row is held out from: two, so that their difference says how far members that
@@ -155,12 +156,12 @@ def create(inputs: int, targets: int, config: EnsembleConfig, seed: int) -> Ense
     biases[-1] *= 0.0
     return Ensemble(
         Networks(
-            tuple(_float32(weight) for weight in weights),
-            tuple(_float32(bias) for bias in biases),
-            _float32(np.zeros((config.members, targets, size))),
+            tuple(float32(weight) for weight in weights),
+            tuple(float32(bias) for bias in biases),
+            float32(np.zeros((config.members, targets, size))),
         ),
-        Scale(_float32(np.zeros(inputs)), _float32(np.ones(inputs))),
-        Scale(_float32(np.zeros(targets)), _float32(np.ones(targets))),
+        Scale(float32(np.zeros(inputs)), float32(np.ones(inputs))),
+        Scale(float32(np.zeros(targets)), float32(np.ones(targets))),
     )
 
 
@@ -208,14 +209,17 @@ def fit(
     rng = np.random.default_rng((seed, 1))
     bags = bootstrap(count, config.members, rng) if bags is None else bags
     drawn = np.ones(count) if rows is None else rows
-    padding = [(0, padded_size(count) - count)]
+
+    def rounded(values: np.ndarray, axis: int = 0) -> np.ndarray:
+        return padded(values, LEAST_ROWS, axis)
+
     data = _Data(
-        start.inputs.to_unit(_float32(np.pad(inputs, [*padding, (0, 0)]))),
-        start.targets.to_unit(_float32(np.pad(targets, [*padding, (0, 0)]))),
-        jnp.asarray(np.pad(counted, [*padding, (0, 0)])),
-        _float32(np.pad(stopped, [*padding, (0, 0)])),
-        _float32(np.pad(bags, [(0, 0), *padding])),
-        _float32(np.cumsum(np.pad(drawn, padding)) / drawn.sum()),
+        start.inputs.to_unit(float32(rounded(inputs))),
+        start.targets.to_unit(float32(rounded(targets))),
+        jnp.asarray(rounded(counted)),
+        float32(rounded(stopped)),
+        float32(rounded(bags, axis=1)),
+        float32(np.cumsum(rounded(drawn)) / drawn.sum()),
         jnp.asarray(np.int32(count)),
     )
     if loss == "gaussian":
@@ -225,8 +229,8 @@ def fit(
         start.networks,
         data,
         jnp.asarray(np.int32(config.updates)),
-        _float32(config.learning_rate),
-        _float32(config.weight_decay),
+        float32(config.learning_rate),
+        float32(config.weight_decay),
         config.batch_size,
         loss,
         jax.random.wrap_key_data(jnp.asarray(words), impl="rbg"),
@@ -249,11 +253,6 @@ def bootstrap(rows: int, members: int, rng: np.random.Generator) -> np.ndarray:
     second = 1 + rng.integers(members - 1, size=blocks)
     weights = np.where((apart == 0) | (apart == second), 0.0, rng.exponential(size=apart.shape))
     return np.repeat(weights, size, axis=1)[:, :rows]
-
-
-def padded_size(rows: int) -> int:
-    """The power of two that holds so many rows, `LEAST_ROWS` at least."""
-    return max(LEAST_ROWS, 1 << max(rows - 1, 0).bit_length())
 
 
 class _Data(eqx.Module):
@@ -370,7 +369,7 @@ def spread(values: np.ndarray) -> np.ndarray:
 def _input_scale(values: np.ndarray) -> Scale:
     """A constant column keeps its unit."""
     mean, std = values.mean(0), values.std(0)
-    return Scale(_float32(mean), _float32(np.where(std > 1e-6 * np.abs(mean) + 1e-12, std, 1.0)))
+    return Scale(float32(mean), float32(np.where(std > 1e-6 * np.abs(mean) + 1e-12, std, 1.0)))
 
 
 def _target_scale(values: np.ndarray, counted: np.ndarray, floor: np.ndarray) -> Scale:
@@ -378,7 +377,7 @@ def _target_scale(values: np.ndarray, counted: np.ndarray, floor: np.ndarray) ->
     columns = [column[rows] for column, rows in zip(values.T, counted.T, strict=True)]
     middle = [np.median(column) if len(column) else 0.0 for column in columns]
     return Scale(
-        _float32(middle), _float32(np.maximum([spread(column) for column in columns], floor))
+        float32(middle), float32(np.maximum([spread(column) for column in columns], floor))
     )
 
 
@@ -389,5 +388,6 @@ def _check(config: EnsembleConfig) -> None:
         raise UsageError("an ensemble's updates, batch size and hidden layers are at least 1")
 
 
-def _float32(values) -> Array:
+def float32(values) -> Array:
+    """Arrays made on the host: nothing is compiled for them."""
     return jnp.asarray(np.asarray(values, np.float32))

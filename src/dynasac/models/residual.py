@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..errors import UsageError
 from ..spaces import Box, Spaces
-from ..types import Transition, follows
+from ..types import Transition, follows, padded
 from . import ensemble
 from .base import DynamicsModel, ModelStep
-from .ensemble import Ensemble, EnsembleConfig
+from .ensemble import Ensemble, EnsembleConfig, float32
 
 STARTS = 64
 """episode starts that a model remembers"""
@@ -171,10 +171,10 @@ def create(
         judge=ensemble.create(size, 1, _judge_config(config), seed),
         judges=jnp.zeros(()),
         jump=jnp.zeros(()),
-        payments=Box(_float32([-np.inf]), _float32([np.inf])),
+        payments=Box(float32([-np.inf]), float32([np.inf])),
         observations=Box(
-            _float32(np.where(spaces.bounded, spaces.observation.low, -np.inf)),
-            _float32(np.where(spaces.bounded, spaces.observation.high, np.inf)),
+            float32(np.where(spaces.bounded, spaces.observation.low, -np.inf)),
+            float32(np.where(spaces.bounded, spaces.observation.high, np.inf)),
         ),
         starts=jnp.zeros((STARTS, size)),
         actions=spaces.action,
@@ -209,8 +209,8 @@ def fit(
         if not np.isfinite(getattr(rows, name)).all():
             raise UsageError(f"the transitions' {name} has numbers that are not finite")
     template = create(base, spaces, config, seed)
-    padded = jax.tree.map(lambda a: _padded(a, ensemble.padded_size(count)), rows)
-    predicted = jax.tree.map(lambda a: np.asarray(a)[:count], _base_steps(template, padded))
+    rounded = jax.tree.map(lambda a: padded(a, ensemble.LEAST_ROWS), rows)
+    predicted = jax.tree.map(lambda a: np.asarray(a)[:count], _base_steps(template, rounded))
     ended = rows.terminated
 
     # the correction; what a terminal state pays beyond it is a matter of its own
@@ -250,10 +250,10 @@ def fit(
     seen = _range(np.concatenate([rows.observation, rows.next_observation]), 1e-6)
     bounded = np.asarray(spaces.bounded)
     observations = Box(
-        *(_float32(np.where(bounded, a, b)) for a, b in zip((box.low, box.high), seen, strict=True))
+        *(float32(np.where(bounded, a, b)) for a, b in zip((box.low, box.high), seen, strict=True))
     )
     # physics may go where nobody has been
-    possible = observations if base is None else Box(_float32(low), _float32(high))
+    possible = observations if base is None else Box(float32(low), float32(high))
 
     # terminal states
     judge, judges, says = _judged(template, rows, predicted.terminated, observations, config, seed)
@@ -263,41 +263,26 @@ def fit(
 
     payments = _range(targets[counted[:, -1], -1:], 1e-6)
     scale = correction.inputs
-    model = eqx.tree_at(
-        lambda m: (
-            m.correction,
-            m.shrinkage,
-            m.familiar,
-            m.disagreement,
-            m.judge,
-            m.judges,
-            m.jump,
-            m.payments,
-            m.observations,
-            m.starts,
-            m.bonus,
-        ),
+    disagreement = np.maximum(apart, TOLERANCE * matters)
+    model = dataclasses.replace(
         template,
-        (
-            correction,
-            _float32(shrinkage),
-            _float32(_familiar((inputs - np.asarray(scale.mean)) / np.asarray(scale.std))),
-            _float32(np.maximum(apart, TOLERANCE * matters)),
-            judge,
-            _float32(judges),
-            _float32(jump),
-            Box(*map(_float32, payments)),
-            possible,
-            _float32(_episode_starts(rows)),
-            _float32(_curiosity(rows, jump) if base is None else 0.0),
-        ),
+        correction=correction,
+        shrinkage=float32(shrinkage),
+        familiar=float32(_familiar((inputs - np.asarray(scale.mean)) / np.asarray(scale.std))),
+        disagreement=float32(disagreement),
+        judge=judge,
+        judges=float32(judges),
+        jump=float32(jump),
+        payments=Box(*map(float32, payments)),
+        observations=possible,
+        starts=float32(_episode_starts(rows)),
+        bonus=float32(_curiosity(rows, jump) if base is None else 0.0),
     )
-    spread = said.std(axis=0) / np.maximum(apart, TOLERANCE * matters)
     return model, OutOfBag(
         next_observation=_projected(model, predicted.next_observation + smooth[:, :-1]),
         reward=predicted.reward + smooth[:, -1] + np.where(terminated, jump, 0.0),
         terminated=terminated,
-        uncertainty=spread.max(axis=1),
+        uncertainty=(said.std(axis=0) / disagreement).max(axis=1),
     )
 
 
@@ -310,8 +295,8 @@ def _base_steps(model: LearnedModel, rows: Transition) -> ModelStep:
 
 def _projected(model: LearnedModel, observations: np.ndarray) -> np.ndarray:
     count = len(observations)
-    padded = _float32(_padded(observations, ensemble.padded_size(count)))
-    return np.asarray(_project_all(model, padded))[:count]
+    rounded = float32(padded(observations, ensemble.LEAST_ROWS))
+    return np.asarray(_project_all(model, rounded))[:count]
 
 
 @eqx.filter_jit
@@ -446,11 +431,3 @@ def _range(values: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
     low, high = values.min(axis=0), values.max(axis=0)
     margin = MARGIN * np.maximum(high - low, least)
     return np.asarray(low - margin), np.asarray(high + margin)
-
-
-def _padded(values: np.ndarray, count: int) -> np.ndarray:
-    return np.pad(values, [(0, count - len(values)), *[(0, 0)] * (values.ndim - 1)])
-
-
-def _float32(values) -> Array:
-    return jnp.asarray(np.asarray(values, np.float32))
