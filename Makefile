@@ -11,7 +11,7 @@ demo: $(VENV)/demo.installed  ## train on Pendulum-v1 and say what came out
 	$(BIN)/dynasac train Pendulum-v1
 
 test: check  ## everything that must hold
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: $(VENV)/test.installed  ## style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -37,6 +37,7 @@ $(VENV)/demo.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) torch
 	$(PIP) --editable '.[dev]'
 	@touch $@
 

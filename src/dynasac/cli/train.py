@@ -1,0 +1,99 @@
+"""`dynasac train`."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .. import presets
+from ..errors import UsageError
+from ..presets import Config
+from .start import configure
+from .words import worth
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a controller and leave a run directory."""
+
+    env: Annotated[str, tyro.conf.Positional]
+    """Gymnasium environment id, or MODULE:ID"""
+    model: str = "auto"
+    """auto: known physics of the environment, or its MuJoCo simulator; FILE.py:Class: your own;
+    simulator: a copy of the environment; ensemble: learn one; none: plain SAC"""
+    preset: Literal["default", "seed"] = "default"
+    """the settings below that are not given: the best known, or the seed document's"""
+    seed: int = 0
+    """decides everything random"""
+    output: Path | None = None
+    """run directory; runs/ENV, numbered, if not given"""
+    resume: bool = False
+    """go on with the run in --output, with its own settings"""
+    evaluation_episodes: int = 100
+    """episodes of each evaluation, episode k from reset(seed=10000+k)"""
+    settings: Annotated[Config, tyro.conf.arg(name="")] = presets.DEFAULT
+
+    def run(self) -> int:
+        presets.check(self.settings)
+        if self.evaluation_episodes < 1:
+            raise UsageError("--evaluation-episodes: at least 1")
+        if self.resume and self.output is None:
+            raise UsageError("--resume needs --output DIR, the run to go on with")
+        configure()
+        from .. import evaluation, recording, runs
+        from ..agent import DynaSAC
+        from ..models import DynamicsModel
+
+        if self.resume:
+            assert self.output is not None
+            agent, directory = recording.resume(
+                self.output, self.env, self.model, self.settings.real_episodes
+            )
+        else:
+            agent = DynaSAC(self.env, self.model, self.settings, self.seed)
+            asked = recording.asked_for(agent, self.model, self.preset)
+            directory = runs.Run.create(self.output or _free_directory(agent.env_id), asked)
+        go_on = f"dynasac train {self.env} --resume --output {directory.directory}"
+        if self.model != "auto":
+            go_on += f" --model {self.model}"
+        try:
+            measured = recording.record_training(
+                agent, directory, self.evaluation_episodes, progress_bar=True
+            )
+        except recording.Interrupted:
+            print(
+                f"dynasac: stopped; what was learned is in {directory.directory}", file=sys.stderr
+            )
+            print(f"go on with:  {go_on}", file=sys.stderr)
+            return 130
+        _print_result(agent, measured, evaluation.regret(agent.env_id, measured), directory)
+        print("next:")
+        if isinstance(agent.model, DynamicsModel):
+            own = f" --env {self.env}" if ":" in self.env else ""
+            own += f" --model {self.model}" if ":" in self.model else ""
+            print(f"  dynasac evaluate {directory.directory} --lookahead 1{own}")
+        print("  dynasac train --help")
+        return 0
+
+
+def _print_result(agent, measured, regret: float | None, directory) -> None:
+    summary = json.loads((directory.directory / "summary.json").read_text())
+    print(worth(agent.env_id, measured, regret))
+    print(
+        f"  learned from {summary['real_steps']:,} real and {summary['synthetic_transitions']:,} "
+        f"synthetic transitions in {summary['gradient_updates']:,} updates, "
+        f"{summary['wall_seconds']:.1f} s ({summary['compile_seconds']:.1f} s of them compiling)"
+    )
+    print(f"  everything is in {directory.directory}/")
+
+
+def _free_directory(env_id: str) -> Path:
+    """runs/ENV, or the first of runs/ENV-2, runs/ENV-3, … that is free."""
+    base = Path("runs") / env_id.replace("/", "-").replace(":", "-")
+    number = 1
+    while (candidate := base if number == 1 else Path(f"{base}-{number}")).exists():
+        number += 1
+    return candidate
