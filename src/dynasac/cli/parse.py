@@ -12,10 +12,12 @@ from .check_model import CheckModel
 from .completion import Completion
 from .envs import Envs
 from .evaluate import Evaluate
+from .export import Export
 from .train import Train
 
 COMMANDS = {
     "evaluate": Evaluate,
+    "export": Export,
     "check-model": CheckModel,
     "envs": Envs,
     "completion": Completion,
