@@ -1,0 +1,1 @@
+"""Dyna planning and its records inside what people already use."""
