@@ -12,13 +12,14 @@ import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
-import onnxruntime
 import probes
 import pytest
 from conftest import SMALL
 
 from dynasac import DynaSAC, UsageError, cli, export
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 TOLERANCE = 1e-5  # of half the action's range
 

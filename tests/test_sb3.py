@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+
+from dynasac import Pendulum, PhysicsModel, StartWeights, UsageError
+
+pytest.importorskip("stable_baselines3")
 import torch
 from stable_baselines3 import DDPG, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from dynasac import Pendulum, PhysicsModel, StartWeights, UsageError
 from dynasac.integrations import sb3
 from dynasac.integrations.sb3 import DynaCallback
 

@@ -1,1 +1,1 @@
-"""Dyna planning and its records inside what people already use."""
+"""dynasac inside the tools that people already have; each module needs an extra of its own."""
