@@ -315,6 +315,17 @@ def test_returns_of_several_steps():
     assert last.discounts[:20].min() == pytest.approx(agent.gamma**3)
 
 
+def test_a_callback_goes_on_with_its_agent_and_begins_anew_with_another():
+    callback = planning(Shift(), every=10, first_updates=3, updates=2)
+    agent = agent_on(Table())
+    agent.learn(20, callback=callback)
+    assert callback.planned_updates == 3 + 2 + 2
+    agent.learn(10, callback=callback, reset_num_timesteps=False)
+    assert callback.planned_updates == 3 + 3 * 2
+    agent_on(Table()).learn(10, callback=callback)
+    assert callback.planned_updates == 3 + 2
+
+
 def test_equal_seeds_make_equal_agents():
     def weights():
         agent = agent_on(made("Rail-v0"))

@@ -148,6 +148,7 @@ class DynaCallback(BaseCallback):
     def _init_callback(self) -> None:
         if self._planner is None or self._planner.agent is not self.model:
             self._planner = _Planner(self.model, self._asked, self._adapt, self._config)
+            self._phases = self.planned_updates = self.synthetic_transitions = 0
 
     def _on_training_start(self) -> None:
         assert self._planner is not None
