@@ -15,9 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # the notebooks run in processes of their own, which must find the same package
 source = str(HERE.parent / "src")
 sys.path.insert(0, source)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [source, os.environ.get("PYTHONPATH")])
-)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
 
 project = "dynasac"
 copyright = "the authors of dynasac"

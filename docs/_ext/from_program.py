@@ -2,6 +2,7 @@
 
 - `<!-- commands -->` becomes the help of every command, `<!-- modules: NAMES -->` the reference of
   these modules of the package, as far as they exist, and `<!-- layers -->` the order of imports.
+- Links to the measured results, which lie outside of this folder, lead to the page that shows them.
 - A literal that names something with a place in the reference, as `sac.update` does, links to it.
 """
 
@@ -21,7 +22,6 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.util.nodes import make_refnode
 
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,6 +40,8 @@ def _filled(app, docname, source):
     if "<!-- commands -->" in source[0]:
         source[0] = source[0].replace("<!-- commands -->", commands())
     source[0] = source[0].replace("<!-- layers -->", layers())
+    results = "../" * docname.count("/") + "results.md"
+    source[0] = re.sub(r"\((\.\./)+benchmarks/results/README\.md\)", f"({results})", source[0])
     source[0] = re.sub(r"<!-- modules: (.*?) -->", lambda found: modules(found[1]), source[0])
 
 
@@ -237,7 +239,7 @@ def _linked(app, doctree, docname):
         if isinstance(literal.parent, nodes.reference | pending_xref) or literal.parent is None:
             continue
         entry = domain.objects.get(f"dynasac.{name}") or domain.objects.get(name)
-        if entry is None or entry.objtype == "module" and entry.docname == docname:
+        if entry is None or (entry.objtype == "module" and entry.docname == docname):
             continue
         link = make_refnode(
             app.builder, docname, entry.docname, entry.node_id, literal.deepcopy(), name
