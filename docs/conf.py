@@ -17,6 +17,10 @@ source = str(HERE.parent / "src")
 sys.path.insert(0, source)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
 
+# and keep what they compile for the next time
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / "build" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 project = "dynasac"
 copyright = "the authors of dynasac"
 release = version = importlib.metadata.version("dynasac")
