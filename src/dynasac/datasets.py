@@ -50,6 +50,9 @@ class Columns:
     an episode begins, and where it skips a sample the rows are not joined"""
 
 
+USUAL_NAMES = Columns()
+
+
 class Logged(NamedTuple):
     """What a data set holds."""
 
@@ -76,7 +79,7 @@ class Logged(NamedTuple):
 def read(
     reference: str | Path,
     spaces: Spaces,
-    columns: Columns = Columns(),
+    columns: Columns = USUAL_NAMES,
     model: DynamicsModel | HostModel | None = None,
 ) -> Logged:
     """Read logged transitions and hold them against an environment's spaces.
@@ -96,7 +99,7 @@ def read(
     """
     name, path = str(reference), Path(reference)
     if name.startswith("minari:") or path.is_dir():
-        if columns != Columns():
+        if columns != USUAL_NAMES:
             raise UsageError(f"{name}: columns have names in CSV files alone, not in Minari's")
         raw, place = _minari(name, spaces)
     elif path.is_file():
