@@ -225,7 +225,7 @@ def test_tables_that_are_refused(table, text, message):
         (Columns(("x",), ("speed",)), r"no column speed; it has x, force, reward"),
         (
             Columns(("x",), ("force",), ("after",)),
-            r"no column after; .*--columns\.next_observation",
+            r"no column after; .*--columns\.next-observation",
         ),
         (Columns(("x",), ("force",), reward="gain"), r"no column gain; .*--columns\.reward"),
         (Columns(("x",), ("force",), terminated="end"), r"no column end; .*--columns\.terminated"),

@@ -337,6 +337,15 @@ def test_a_model_is_adapted_to_logged_transitions_without_a_real_step():
     assert agent.state.adaptation.after_transitions == 60 + row["real_steps"]
 
 
+def test_a_loaded_model_is_adapted_to_what_is_remembered_next(tmp_path):
+    agent = DynaSAC("Rail-v0", probes.Slide(speed=0.8), ADAPTING).remember(slid())
+    agent.learn(real_episodes=0).save(tmp_path)
+    loaded = DynaSAC.load(tmp_path, "Rail-v0", probes.Slide(speed=0.8))
+    assert float(loaded.model.speed) == float(agent.model.speed)
+    loaded.remember(slid(40, speed=0.6)).learn(real_episodes=0)
+    assert float(loaded.model.speed) == pytest.approx(0.6, rel=1e-3)
+
+
 def test_an_exact_model_is_still_planned_in_from_the_beginning():
     agent = DynaSAC("Rail-v0", probes.Slide(), ADAPTING).remember(slid()).learn(real_episodes=0)
     assert agent.state.adaptation.rung == "exact"

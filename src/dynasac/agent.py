@@ -304,7 +304,8 @@ class DynaSAC:
         described = checkpoint.read_json(stem.with_suffix(".json"))
         if self.task.model is None and described.get("rung") != "ensemble":
             return  # the caller has not said which model it is that these numbers belong to
-        template = self._template(described)
+        # what it was adapted to is not there to go on from
+        template = self._template(described)._replace(after_transitions=0)
         model, trust = checkpoint.load_tree(stem, (template.model, template.trust))
         self.state = self.state._replace(adaptation=template._replace(model=model, trust=trust))
 

@@ -517,17 +517,20 @@ def _fields(path: Path, header: list[str], columns: Columns, spaces: Spaces) -> 
     sizes = {"observation": spaces.observation.size, "action": spaces.action.size}
     sizes["next_observation"] = sizes["observation"]
 
+    def option(kind: str) -> str:
+        return f"--columns.{kind.replace('_', '-')}"
+
     def several(kind: str, usual: Sequence[str]) -> tuple[str, ...]:
         named, size = getattr(columns, kind), sizes[kind]
         if named and len(named) != size:
             raise UsageError(
-                f"--columns.{kind} names {_count(len(named))}; the environment has "
+                f"{option(kind)} names {_count(len(named))}; the environment has "
                 f"{size} of them: name {_count(size)}"
             )
         chosen = tuple(named or usual)
         missing = [name for name in chosen if name not in header]
         if missing:
-            hint = f"name {_count(size)} with --columns.{kind}, in the environment's order"
+            hint = f"name {_count(size)} with {option(kind)}, in the environment's order"
             raise UsageError(
                 f"{path} has no column {_shown(missing[0])}; it has "
                 f"{', '.join(map(_shown, header))}: {hint}"
@@ -539,7 +542,7 @@ def _fields(path: Path, header: list[str], columns: Columns, spaces: Spaces) -> 
         if named is not None and named not in header:
             raise UsageError(
                 f"{path} has no column {_shown(named)}; it has "
-                f"{', '.join(map(_shown, header))}: name another with --columns.{kind}"
+                f"{', '.join(map(_shown, header))}: name another with {option(kind)}"
             )
         return named or next((name for name in usual if name in header), None)
 
