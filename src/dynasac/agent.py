@@ -263,7 +263,7 @@ class DynaSAC:
         description = {
             "env_id": self.env_id,
             "seed": self.seed,
-            "model": type(self.model).__name__ if self.model else "none",
+            "model": self.model.name if self.model else "none",
             "config": plain(self.config),
         }
         checkpoint.save_tree(Path(path) / "policy", self._policy_tree(), description)

@@ -117,7 +117,7 @@ def read(
     transitions = _transitions(raw, spaces, place)
     if raw.reward is not None or model is None:
         return Logged(transitions, None)
-    return Logged(_rewarded(transitions, model, spaces), type(model).__name__)
+    return Logged(_rewarded(transitions, model, spaces), model.name)
 
 
 def check_rows(transitions: Transition, spaces: Spaces) -> Transition:
@@ -241,7 +241,7 @@ def _rewarded(
     transitions: Transition, model: DynamicsModel | HostModel, spaces: Spaces
 ) -> Transition:
     """The same with the rewards that a model gives."""
-    name = type(model).__name__
+    name = model.name
     model = Called(model) if isinstance(model, HostModel) else as_arrays(model)
     rows = jax.tree.map(jnp.asarray, transitions)
     reward = np.asarray(_rewards(model, rows, spaces), np.float32)

@@ -106,7 +106,7 @@ def describe_model(agent: DynaSAC) -> dict:
     if isinstance(model, Turned):  # which the decision tells
         model = model.model
     described = {
-        "name": "none" if model is None else type(model).__name__,
+        "name": "none" if model is None else model.name,
         "rung": adaptation.rung,
         "parameters": {},
         "error": adaptation.error,

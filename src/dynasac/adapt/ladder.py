@@ -261,7 +261,7 @@ def _identified(
     They are tried on the transitions they were fitted to, which are many more than they are.
     """
     if not isinstance(given, PhysicsModel):
-        return None, f"{type(given).__name__} is no PhysicsModel"
+        return None, f"{given.name} is no PhysicsModel"
     try:
         return identify(given, transitions, spaces.action), ""
     except UsageError as error:

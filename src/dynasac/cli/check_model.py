@@ -18,7 +18,7 @@ class CheckModel:
     Where other parameters predict better, it says which.
     """
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """Gymnasium environment id, or MODULE:ID"""
     model: str = "auto"
     """auto: known physics of the environment; FILE.py:Class: your own; simulator: its own copy"""

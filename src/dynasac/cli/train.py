@@ -20,7 +20,7 @@ from .words import worth
 class Train:
     """Train a controller and leave a run directory."""
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """Gymnasium environment id, or MODULE:ID"""
     model: str = "auto"
     """auto: known physics of the environment, or its MuJoCo simulator; FILE.py:Class: your own;
