@@ -1,7 +1,8 @@
 """stable-baselines3's SAC and PPO with tuned settings, evaluated as everything here is.
 
 The settings are those that rl-baselines3-zoo publishes (`hyperparams/sac.yml` and `ppo.yml` of
-github.com/DLR-RM/rl-baselines3-zoo; Raffin 2020), by name of the environment without its version.
+github.com/DLR-RM/rl-baselines3-zoo; Raffin 2020), by the name of Gymnasium's environment without
+its version.
 """
 
 import contextlib
@@ -194,7 +195,7 @@ def baseline(name: str, env_id: str, real_steps: int) -> Baseline:
     PPO learns from whole rollouts alone. Where the last of them would go far beyond the budget, as
     its published ones do in few steps, they are shortened so that the budget is used up exactly.
     """
-    family = env_id.rpartition(":")[2].rpartition("-v")[0]
+    family = env_id.rpartition("-v")[0]  # MODULE:ID is somebody else's environment
     if name == "sb3-sac":
         if family in _SAC:
             return Baseline("SAC", PUBLISHED.format(family), **_SAC[family])
@@ -280,6 +281,7 @@ def train(
     torch.set_num_threads(1)
     with contextlib.closing(evaluation.make(env_id)) as env:
         episode_steps = spaces_of(env).episode_steps
+        name = env.spec.id if env.spec else env_id
     learner = _learner(which, env_id, seed, real_steps)
     learner.set_logger(Logger(folder=None, output_formats=[]))
     normalizer = learner.get_vec_normalize_env()
@@ -325,7 +327,7 @@ def train(
                 "gradient_updates": _gradient_updates(self.model),
                 "train_return": float(episodes[-1]["r"]) if episodes else None,
                 "eval_mean_return": measured.mean_return,
-                "eval_regret": evaluation.regret(env_id, measured),
+                "eval_regret": evaluation.regret(name, measured),
                 "evaluate_seconds": round(self.evaluating, 3),
                 "wall_seconds": round(ended - self.started, 3),
             }
