@@ -83,7 +83,6 @@ def claim(output: Path, design: Design, contenders: Sequence[Agent]) -> None:
             one.name: {"real_steps": one.real_steps, "settings": one.settings} for one in contenders
         },
     }
-    asked = json.loads(json.dumps(asked))
     file = output / "asked.json"
     if file.exists():
         earlier = checkpoint.read_json(file)

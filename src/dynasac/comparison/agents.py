@@ -1,6 +1,7 @@
 """Who is compared, with which settings and how many real steps; the training of one of them."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def agent(name: str, design: Design, episode_steps: int) -> Agent:
     if name in baselines.NAMES:
         which = baselines.baseline(name, design.env, real_steps)
         about = f"{which.algorithm} of stable-baselines3, settings {which.source}"
-        return Agent(name, about, dataclasses.asdict(which), real_steps)
+        return Agent(name, about, _as_json(dataclasses.asdict(which)), real_steps)
     settings = runs.plain(_config(name, design.model, design.preset, real_steps, episode_steps))
     if name == "sac-matched":
         settings["updates_per_real_step"] = None  # each run's own config.json has its number
@@ -145,7 +146,12 @@ def agent(name: str, design: Design, episode_steps: int) -> Agent:
         "sac-matched": "this package without a model, with about as many gradient updates for each "
         "real step as dynasac with the same seed makes in all",
     }
-    return Agent(name, f"{told[name]}; preset {design.preset}", settings, real_steps)
+    return Agent(name, f"{told[name]}; preset {design.preset}", _as_json(settings), real_steps)
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """As they will be when they are read again: tuples are lists."""
+    return json.loads(json.dumps(settings))
 
 
 def _budget(name: str, design: Design, episode_steps: int) -> int:

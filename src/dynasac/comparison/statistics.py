@@ -101,7 +101,7 @@ def steps_to(threshold: float, run: Learning) -> int | None:
     return reached[0] if reached else None
 
 
-def median(values: Sequence[float | None]) -> float | None:
+def median(values: Sequence[float | int | None]) -> float | None:
     """The median, where None is beyond all numbers; None if that is the median."""
     if not values:
         return None
