@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -144,6 +145,21 @@ def test_ctrl_c_ends_those_that_run(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         processes.run([child(tmp_path, "sleeper", program)], 1, {}, Impatient())
     assert not (tmp_path / "survived").exists()
+
+
+def test_a_training_ends_when_nobody_waits_for_it():
+    program = (
+        "import time; from dynasac.comparison.processes import end_with_parent; "
+        "end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.stdin.close()
+        assert process.wait(timeout=30) == 1
 
 
 # --- the design

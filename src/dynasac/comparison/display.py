@@ -47,11 +47,10 @@ def shown(
         return
     bars = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[left]}"),
         console=console,
-        expand=True,
     )
     with bars:
         yield _Bars(story, bars)
