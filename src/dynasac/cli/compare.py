@@ -1,6 +1,7 @@
 """`dynasac compare`."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,20 +91,22 @@ def _print_result(content: dict[str, Any]) -> int:
         f"{content['evaluation']['episodes']} fixed episodes{alike}",
         markup=False,
     )
-    table = Table("agent", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("agent", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("IQM \\[95% interval]", justify="right")
     if not alike:
-        table.add_column("real steps", justify="right")
-    solved = "to threshold" if threshold is None else f"steps to {threshold:g}"
+        table.add_column("steps", justify="right")
+    solved = "to threshold" if threshold is None else f"to {threshold:g}"
+    solved = f"steps {solved}" if alike else solved
     table.add_column(solved, justify="right")
     table.add_column("updates", justify="right")
     table.add_column("seconds", justify="right")
     for name, found in content["agents"].items():
+        taken = [run["steps"][-1] for run in found["runs"] if run["error"] is None]
         updates = _median([run["gradient_updates"] for run in found["runs"]])
         table.add_row(
             name,
             "–" if found["iqm"] is None else _interval(found["iqm"], _shape(found["iqm"])),
-            *([] if alike else [_number(content["real_steps"][name])]),
+            *([] if alike else [_number(_median(taken))]),
             "–" if threshold is None else _reached(found["steps_to_threshold"]),
             _number(updates),
             _number(found["seconds"]["median"]),
@@ -149,7 +152,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def _median(values: list[int | None]) -> float | None:
+def _median(values: Sequence[int | None]) -> float | None:
     import statistics
 
     known = [value for value in values if value is not None]
