@@ -29,7 +29,7 @@ def shown(
     if real_episodes is None:
         real_episodes = -(-(total_timesteps or 0) // task.spaces.episode_steps)
     console = console or Console()
-    if not _draws(console):
+    if not draws(console):
         yield _Lines(observer, real_episodes, console)
         return
     progress = Progress(
@@ -44,7 +44,7 @@ def shown(
         yield _Bar(task, counts, observer, real_episodes, progress)
 
 
-def _draws(console: Console) -> bool:
+def draws(console: Console) -> bool:
     """Whether lines can be written over: in a terminal, or a notebook with widgets."""
     if console.is_jupyter:
         return importlib.util.find_spec("ipywidgets") is not None

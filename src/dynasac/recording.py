@@ -25,10 +25,15 @@ class Interrupted(Exception):
 
 
 class Recorder:
-    """An observer that evaluates and writes after each real episode, and stops when asked to."""
+    """An observer that evaluates and writes after each real episode, and stops when asked to.
 
-    def __init__(self, agent: DynaSAC, run: Run, episodes: int):
+    Where episodes are short it evaluates after at least `evaluate_every` real steps.
+    """
+
+    def __init__(self, agent: DynaSAC, run: Run, episodes: int, evaluate_every: int = 0):
         self._agent, self._run, self._episodes = agent, run, episodes
+        self._every = evaluate_every
+        self._evaluated_at = 0
         self.stop = False
         self.last: Evaluation | None = None
 
@@ -39,23 +44,50 @@ class Recorder:
             raise Interrupted
 
     def episode(self, state: TrainingState) -> bool | None:
+        if self.last is None or state.counts.real_steps - self._evaluated_at >= self._every:
+            self._evaluate(state)
+        else:
+            self._run.stopwatch.enter(None)
+            self._run.append(training.metrics(state))
+        self.save()
+
+    def final(self) -> Evaluation:
+        """What the policy is worth in the end, whose row of metrics says so too."""
+        if self.last is None:  # there was nothing left to train
+            return self._agent.evaluate(self._episodes)
+        if self._evaluated_at < self._agent.state.counts.real_steps:
+            self._evaluate(self._agent.state)
+        return self.last
+
+    def _evaluate(self, state: TrainingState) -> None:
         self._run.stopwatch.enter("evaluate")
         self.last = self._agent.evaluate(self._episodes)
         self._run.stopwatch.enter(None)
+        self._evaluated_at = state.counts.real_steps
         measured = {
             "eval_mean_return": self.last.mean_return,
             "eval_regret": evaluation.regret(self._agent.env_id, self.last),
         }
         self._run.append({**training.metrics(state), **measured})
-        self.save()
 
     def save(self) -> None:
         self._agent.save_checkpoint(self._run.directory / "checkpoints")
         self._agent.save(self._run.directory / "policy")
 
 
-def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool) -> Evaluation:
-    """Train as the agent's settings say, and leave `run` complete.
+def record_training(
+    agent: DynaSAC,
+    run: Run,
+    episodes: int,
+    progress_bar: bool,
+    total_timesteps: int | None = None,
+    evaluate_every: int = 0,
+) -> Evaluation:
+    """Train as the agent's settings say, or for at least `total_timesteps`; leave `run` complete.
+
+    Arguments:
+        episodes: of each evaluation.
+        evaluate_every: real steps that lie between two evaluations at least, but for the last.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; what was learned so far is in `run`.
@@ -63,14 +95,17 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             after the last complete episode, or gone if there was none.
     """
     clock = CompileClock()
-    recorder = Recorder(agent, run, episodes)
+    recorder = Recorder(agent, run, episodes, evaluate_every)
+    real_episodes = agent.config.real_episodes if total_timesteps is None else None
     with _stopping(recorder):
         try:
             agent.learn(
-                real_episodes=agent.config.real_episodes,
+                total_timesteps,
+                real_episodes=real_episodes,
                 progress_bar=progress_bar,
                 observer=recorder,
             )
+            measured = recorder.final()
         except Interrupted:
             recorder.save()
             raise
@@ -79,7 +114,6 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             raise
         finally:
             run.close()
-    measured = recorder.last or agent.evaluate(episodes)
     counts = agent.state.counts
     run.write_summary(
         {

@@ -9,6 +9,7 @@ import tyro
 
 from .. import presets
 from .check_model import CheckModel
+from .compare import Compare
 from .completion import Completion
 from .envs import Envs
 from .evaluate import Evaluate
@@ -17,6 +18,7 @@ from .train import Train
 COMMANDS = {
     "evaluate": Evaluate,
     "check-model": CheckModel,
+    "compare": Compare,
     "envs": Envs,
     "completion": Completion,
 }
