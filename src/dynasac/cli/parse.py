@@ -12,11 +12,13 @@ from .check_model import CheckModel
 from .completion import Completion
 from .envs import Envs
 from .evaluate import Evaluate
+from .record import Record
 from .train import Train
 
 COMMANDS = {
     "evaluate": Evaluate,
     "check-model": CheckModel,
+    "record": Record,
     "envs": Envs,
     "completion": Completion,
 }
