@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test sb3 check bench clean
 
 demo: $(VENV)/demo.installed  ## train on Pendulum-v1 and say what came out
 	$(BIN)/dynasac train Pendulum-v1
@@ -18,6 +18,8 @@ check: $(VENV)/test.installed  ## style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+sb3: $(VENV)/sb3.installed  ## stable-baselines3, whose tests are skipped without it (it needs PyTorch)
 
 bench: $(VENV)/bench.installed  ## every number of the README, beside its peers (about two hours)
 	$(BIN)/python -m benchmarks
@@ -37,8 +39,12 @@ $(VENV)/demo.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) torch
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/sb3.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) --editable '.[sb3]'
 	@touch $@
 
 $(VENV)/bench.installed: $(BIN)/python pyproject.toml constraints.txt

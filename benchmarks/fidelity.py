@@ -4,7 +4,6 @@ Every function is a part of its own. A curve is the mean return over the 100 fix
 each count of real episodes, 0 included, of the deterministic policy as it then is.
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ import numpy as np
 
 from dynasac import DynaSAC, Pendulum, evaluation, presets
 from dynasac.models import DynamicsModel, HostModel, simulator_of
-from dynasac.training import TrainingState
 
 from . import report, worlds
 
@@ -205,25 +203,21 @@ def _hopper_without(seed: int, quick: bool) -> dict:
 
 
 class _Curve:
-    """An observer that evaluates, and stops when the return is good enough."""
+    """A callback that evaluates, and stops when the return is good enough."""
 
-    def __init__(self, agent: DynaSAC, episodes: int, stop: Callable[[list[float]], bool]):
-        self._agent, self._episodes, self._stop = agent, episodes, stop
+    def __init__(self, episodes: int, stop: Callable[[list[float]], bool]):
+        self._episodes, self._stop = episodes, stop
         self.returns: list[float] = []
         self.steps: list[int] = []
         self.rungs: list[str] = []
         self.decisions: list[str] = []
 
-    def progress(self, state: TrainingState, message: str) -> None:
-        pass
-
-    def episode(self, state: TrainingState) -> None:
-        self.returns.append(self._agent.evaluate(self._episodes).mean_return)
-        self.steps.append(state.counts.real_steps)
-        self.rungs.append(state.adaptation.rung)
-        self.decisions.append(state.adaptation.sentence)
-        if self._stop(self.returns):
-            raise StopIteration
+    def __call__(self, agent: DynaSAC, row: dict[str, Any]) -> bool:
+        self.returns.append(agent.evaluate(self._episodes).mean_return)
+        self.steps.append(row["real_steps"])
+        self.rungs.append(row["adapt_rung"])
+        self.decisions.append(row["decision"])
+        return not self._stop(self.returns)
 
 
 def curve(
@@ -237,10 +231,9 @@ def curve(
     """Train with the default settings of a model, or of plain SAC, and evaluate on the way."""
     config = presets.preset("default", model if isinstance(model, str) else "auto")
     agent = DynaSAC(env_id, model, _short(config) if quick else config, seed)
-    watch = _Curve(agent, 10 if quick else 100, stop)
+    watch = _Curve(10 if quick else 100, stop)
     started = time.perf_counter()
-    with contextlib.suppress(StopIteration):
-        agent.learn(real_episodes=real_episodes, observer=watch)
+    agent.learn(real_episodes=real_episodes, callback=watch)
     shown = ", ".join(f"{value:.1f}" for value in watch.returns)
     print(f"  {env_id} seed {seed}: {shown} ({watch.rungs[-1]})", flush=True)
     return {

@@ -13,7 +13,7 @@ import pytest
 from conftest import SMALL
 from safetensors.numpy import load_file
 
-from dynasac import DynaSAC, UsageError, checkpoint
+from dynasac import DynaSAC, UsageError, checkpoint, runs
 from dynasac.agent import Silent
 
 BATCH = np.random.default_rng(0).uniform([-1, -1, -8], [1, 1, 8], (6, 3)).astype(np.float32)
@@ -23,7 +23,8 @@ def test_signatures_are_those_of_stable_baselines3():
     predict = list(inspect.signature(DynaSAC.predict).parameters)
     assert predict[:5] == ["self", "observation", "state", "episode_start", "deterministic"]
     assert inspect.signature(DynaSAC.predict).parameters["deterministic"].default is False
-    assert list(inspect.signature(DynaSAC.learn).parameters)[1] == "total_timesteps"
+    learn = list(inspect.signature(DynaSAC.learn).parameters)
+    assert learn[1:3] == ["total_timesteps", "callback"]
     assert list(inspect.signature(DynaSAC.load).parameters)[:2] == ["path", "env"]
 
 
@@ -134,7 +135,7 @@ def test_the_names_of_saved_arrays_change_only_with_the_format(trained, tmp_path
     trained.save(tmp_path / "policy")
     names = sorted(load_file(tmp_path / "policy" / "policy.safetensors"))
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-    assert (checkpoint.FORMAT, digest) == (4, "a3c5775c7bc6")
+    assert (checkpoint.FORMAT, digest) == (5, "a3c5775c7bc6")
 
 
 def test_measured_scales_are_saved(tmp_path):
@@ -214,6 +215,45 @@ def test_a_progress_bar_changes_nothing(rail, capsys):
     jax.tree.map(np.testing.assert_array_equal, rail.state, quiet.state)
 
 
+def test_callbacks_see_each_count_of_episodes(rail):
+    seen, others = [], []
+
+    def watch(agent, row):
+        assert agent.state.counts.real_episodes == row["real_episodes"]
+        seen.append(row)
+
+    rail.learn(real_episodes=2, callback=[watch, lambda agent, row: others.append(agent)])
+    assert [row["real_episodes"] for row in seen] == [0, 1, 2]
+    assert others == [rail] * 3
+    assert seen[0]["train_return"] is None
+    assert seen[2]["train_return"] == rail.state.train_return
+    assert seen[2]["gradient_updates"] == rail.state.counts.gradient_updates
+    assert 0 < seen[2]["temperature"] < 1
+    measured = {"eval_mean_return", "eval_regret", "wall_seconds"}
+    assert set(seen[2]) <= set(runs.METRICS) - measured
+
+
+def test_a_callback_stops_early_and_learning_goes_on(rail):
+    def enough(agent, row):
+        return row["real_episodes"] < 1
+
+    rail.learn(real_episodes=5, callback=enough)
+    assert rail.state.counts.real_episodes == 1
+    rail.learn(real_episodes=2)
+    whole = DynaSAC("Rail-v0", probes.Slide(), SMALL).learn(real_episodes=2)
+    jax.tree.map(np.testing.assert_array_equal, rail.state, whole.state)
+
+
+def test_one_of_several_callbacks_is_enough_to_stop(rail):
+    rail.learn(real_episodes=5, callback=[lambda agent, row: False, lambda agent, row: True])
+    assert rail.state.counts.real_episodes == 0
+
+
+def test_callbacks_that_cannot_be_called(rail):
+    with pytest.raises(UsageError, match=r"give functions of \(agent, row\)"):
+        rail.learn(real_episodes=0, callback=["print"])
+
+
 def test_observers_see_each_count_of_episodes(rail):
     seen = []
 
@@ -229,8 +269,9 @@ def test_an_interrupted_agent_keeps_what_it_learned(rail):
     before = rail.predict(np.zeros(1, np.float32), deterministic=True)[0]
 
     class Stop(Silent):
-        def progress(self, state, message):
-            raise KeyboardInterrupt
+        def progress(self, state, phase):
+            if state.counts.gradient_updates:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         rail.learn(real_episodes=1, observer=Stop())

@@ -2,12 +2,18 @@
 
 import csv
 import json
+import struct
+from pathlib import Path
 
+import probes
 import pytest
+from conftest import SMALL
+from tensorboardX.proto.event_pb2 import Event
 
-from dynasac import Config, UsageError
+from dynasac import Config, DynaSAC, UsageError, presets, recording
 from dynasac.runs import METRICS, CompileClock, Run, plain, read_metrics, versions
 
+DOCUMENTED = Path(__file__).parents[1] / "docs" / "metrics.md"
 ROW = {
     "real_episodes": 0,
     "real_steps": 0,
@@ -49,6 +55,42 @@ def test_metrics_has_a_header_and_a_row_each(run):
 def test_tensorboard_gets_an_events_file(run):
     run.append(ROW)
     assert len(list(run.directory.glob("events.*"))) == 1
+
+
+def tags(directory) -> dict[str, list[int]]:
+    """The steps of each scalar in an events file (TFRecord framing: length, CRC, event, CRC)."""
+    found = {}
+    for path in directory.glob("events.*"):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+    return found
+
+
+def test_tensorboard_shows_every_metric_under_a_documented_name(tmp_path):
+    run = Run.create(tmp_path / "run", {})
+    agent = DynaSAC("Rail-v0", probes.Slide(), presets.with_real_episodes(SMALL, 1))
+    recording.record_training(agent, run, episodes=2, progress_bar=False)
+    shown = tags(tmp_path / "run")
+    documented = DOCUMENTED.read_text()
+    for tag in shown:
+        group, _, name = tag.partition("/")
+        assert group in ("dynasac", "learning")
+        assert f"`{name}`" in documented
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        *_, row = csv.DictReader(file)
+    numbers = {name for name, cell in row.items() if cell.replace(".", "").strip("-").isdigit()}
+    assert {f"dynasac/{name}" for name in numbers} <= set(shown)
+    assert shown["learning/q_value"] == sorted(set(shown["learning/q_value"])) != []
+
+
+def test_every_metric_is_defined():
+    documented = DOCUMENTED.read_text()
+    assert [name for name in METRICS if f"`{name}`" not in documented] == []
 
 
 def test_a_resumed_run_appends_and_its_clock_goes_on(run):

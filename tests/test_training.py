@@ -127,7 +127,7 @@ def test_real_steps_do_not_compile_again(compilations):
     seen = []
 
     class Watch(Silent):
-        def progress(self, state, message):
+        def progress(self, state, phase):
             seen.append((state.counts.real_episodes, compilations.count))
 
     agent.learn(real_episodes=1)
@@ -156,7 +156,7 @@ class Stop(Silent):
     def __init__(self, looks):
         self.looks = looks
 
-    def progress(self, state, message):
+    def progress(self, state, phase):
         self.looks -= 1
         if self.looks < 0:
             raise KeyboardInterrupt
@@ -170,13 +170,13 @@ def uninterrupted():
     return DynaSAC("Rail-v0", probes.Slide(), CHUNKED).learn(real_episodes=2)
 
 
-@pytest.mark.parametrize("looks", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("looks", [0, 1, 2, 5, 6, 7])
 def test_interrupted_and_gone_on_equals_never_interrupted(uninterrupted, looks):
     agent = DynaSAC("Rail-v0", probes.Slide(), CHUNKED)
     with pytest.raises(KeyboardInterrupt):
         agent.learn(real_episodes=2, observer=Stop(looks))
     assert agent.state.counts != uninterrupted.state.counts
-    assert agent.state.counts.gradient_updates >= 250
+    assert (agent.state.counts.gradient_updates > 0) == (looks > 0)
     agent.learn(real_episodes=2)
     assert agent.state.counts == uninterrupted.state.counts
     jax.tree.map(np.testing.assert_array_equal, agent.state, uninterrupted.state)
@@ -185,7 +185,7 @@ def test_interrupted_and_gone_on_equals_never_interrupted(uninterrupted, looks):
 def test_gone_on_from_a_checkpoint_equals_never_interrupted(uninterrupted, tmp_path):
     agent = DynaSAC("Rail-v0", probes.Slide(), CHUNKED)
     with pytest.raises(KeyboardInterrupt):
-        agent.learn(real_episodes=2, observer=Stop(4))
+        agent.learn(real_episodes=2, observer=Stop(7))
     agent.save_checkpoint(tmp_path / "checkpoints")
     fresh = DynaSAC("Rail-v0", probes.Slide(), CHUNKED)
     fresh.load_checkpoint(tmp_path / "checkpoints")

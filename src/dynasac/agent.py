@@ -1,7 +1,9 @@
 """DynaSAC: the whole program as one object, with the methods stable-baselines3 users expect."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +31,22 @@ from .presets import Config
 from .runs import plain
 from .sac import SACState
 from .spaces import Spaces, spaces_of
-from .training import Task, TrainingState
+from .training import Phase, Task, TrainingState
 
 
 class Silent:
     """An observer of training that says nothing."""
 
-    def progress(self, state: TrainingState, message: str) -> None:
+    def progress(self, state: TrainingState, phase: Phase) -> None:
         pass
 
-    def episode(self, state: TrainingState) -> None:
+    def episode(self, state: TrainingState) -> bool | None:
         pass
+
+
+Callback = Callable[["DynaSAC", dict[str, Any]], bool | None]
+"""Called with the agent and a row of metrics, by the names of metrics.csv, once before the first
+real episode and once after each. Returning False stops training."""
 
 
 class DynaSAC:
@@ -110,6 +117,7 @@ class DynaSAC:
     def learn(
         self,
         total_timesteps: int | None = None,
+        callback: Callback | Sequence[Callback] | None = None,
         *,
         real_episodes: int | None = None,
         progress_bar: bool = False,
@@ -119,27 +127,36 @@ class DynaSAC:
 
         With neither, the settings decide. `real_episodes=0` plans in the model alone. Called again,
         it goes on from where it is; Ctrl-C leaves what was learned so far.
+
+        Arguments:
+            callback: a function of the agent and a row of metrics, or several: to log, to save, to
+                stop early by returning False (see `Callback`).
+            progress_bar: a bar in terminals and notebooks, a line now and then elsewhere.
+            observer: sees every chunk of updates too (`training.Observer`).
         """
+        callbacks = [] if callback is None else [callback] if callable(callback) else list(callback)
+        for each in callbacks:
+            if not callable(each):
+                raise UsageError(f"callback={each!r}: give functions of (agent, row)")
         if total_timesteps is not None and real_episodes is not None:
             raise UsageError("give total_timesteps or real_episodes, not both")
         if real_episodes is None and total_timesteps is None:
             real_episodes = self.config.real_episodes
         if min(real_episodes or 0, total_timesteps or 0) < 0:
             raise UsageError("counts of episodes and steps cannot be negative")
-        observer = observer or Silent()
-        if progress_bar:
-            from .progress import Bar
+        keeper = _Keeper(self, observer or Silent(), callbacks)
+        with contextlib.ExitStack() as stack:
+            watching = keeper
+            if progress_bar:
+                from .progress import shown
 
-            with Bar(self.task, observer, real_episodes, total_timesteps) as bar:
-                self._train(bar, real_episodes, total_timesteps)
-        else:
-            self._train(observer, real_episodes, total_timesteps)
+                watching = stack.enter_context(
+                    shown(self.task, keeper, real_episodes, total_timesteps)
+                )
+            self.state = training.train(
+                self.task, self.state, watching, real_episodes, total_timesteps
+            )
         return self
-
-    def _train(self, observer, real_episodes: int | None, total_timesteps: int | None) -> None:
-        self.state = training.train(
-            self.task, self.state, _Keeper(self, observer), real_episodes, total_timesteps
-        )
 
     def predict(
         self,
@@ -296,7 +313,7 @@ class DynaSAC:
             )
         adaptation = self._template(written.get("adaptation", {}))
         self.state = self.state._replace(adaptation=adaptation)
-        policy, replay, learned, simulated, counts, train_return = checkpoint.load_tree(
+        policy, replay, learned, simulated, counts, train_return, learning = checkpoint.load_tree(
             folder / "state", self._training_tree()
         )
         self._restore(policy)
@@ -307,6 +324,7 @@ class DynaSAC:
             simulation=simulated,
             counts=training.Counts(*(int(count) for count in counts)),
             train_return=float(train_return[0]),
+            learning=learning,
         )
 
     def _policy_tree(self):
@@ -322,6 +340,7 @@ class DynaSAC:
             state.simulation,
             np.array(state.counts, np.int64),
             np.array([state.train_return]),
+            state.learning,
         )
 
     def _restore(self, policy) -> None:
@@ -334,16 +353,18 @@ class DynaSAC:
 class _Keeper:
     """Hands each new state to the agent, so that an interrupted one keeps what it learned."""
 
-    def __init__(self, agent: DynaSAC, observer: training.Observer):
-        self._agent, self._observer = agent, observer
+    def __init__(self, agent: DynaSAC, observer: training.Observer, callbacks: list[Callback]):
+        self._agent, self._observer, self._callbacks = agent, observer, callbacks
 
-    def progress(self, state: TrainingState, message: str) -> None:
+    def progress(self, state: TrainingState, phase: Phase) -> None:
         self._agent.state = state
-        self._observer.progress(state, message)
+        self._observer.progress(state, phase)
 
-    def episode(self, state: TrainingState) -> None:
+    def episode(self, state: TrainingState) -> bool | None:
         self._agent.state = state
-        self._observer.episode(state)
+        answers = [self._observer.episode(state)]
+        answers += [callback(self._agent, training.metrics(state)) for callback in self._callbacks]
+        return all(answer is not False for answer in answers)
 
 
 def _or_none(

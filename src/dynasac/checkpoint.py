@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from .errors import UsageError
 
-FORMAT = 4
+FORMAT = 5
 Tree = TypeVar("Tree")
 
 

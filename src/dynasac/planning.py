@@ -332,8 +332,7 @@ def plan(
         end = jnp.minimum(last, (number + 1) * size)
         return jax.lax.fori_loop(start, end, one_update, carry)
 
-    zeros = sac.Metrics(*[jnp.zeros(())] * len(dataclasses.fields(sac.Metrics)))
-    carry = (state, zeros, jnp.zeros((), jnp.int32))
+    carry = (state, sac.no_metrics(), jnp.zeros((), jnp.int32))
     rounds = (first // size, -(-last // size))
     state, sums, synthetic = jax.lax.fori_loop(*rounds, one_round, carry)
     means = jax.tree.map(lambda sum: sum / jnp.maximum(last - first, 1), sums)

@@ -1,12 +1,64 @@
-"""A progress bar with time left and speed, for terminals, notebooks and logs."""
+"""The progress of training: a bar in terminals and notebooks, a line now and then elsewhere."""
 
+import importlib.util
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from . import training
-from .training import Observer, Task, TrainingState
+from .training import Observer, Phase, Task, TrainingState
+
+SECONDS_BETWEEN_LINES = 30.0
+"""where there is no bar, as in log files"""
+
+
+@contextmanager
+def shown(
+    task: Task,
+    observer: Observer,
+    real_episodes: int | None,
+    total_timesteps: int | None = None,
+    console: Console | None = None,
+) -> Iterator[Observer]:
+    """An observer that shows how far training is and hands everything on to `observer`."""
+    if real_episodes is None:
+        real_episodes = -(-(total_timesteps or 0) // task.spaces.episode_steps)
+    console = console or Console()
+    if not _draws(console):
+        yield _Lines(observer, real_episodes, console)
+        return
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        _Speed(),
+        console=console,
+    )
+    with progress:
+        yield _Bar(task, observer, real_episodes, progress)
+
+
+def _draws(console: Console) -> bool:
+    """Whether lines can be written over: in a terminal, or a notebook with widgets."""
+    if console.is_jupyter:
+        return importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def doing(state: TrainingState, phase: Phase) -> str:
+    """A phase in words."""
+    episodes = state.counts.real_episodes
+    after = f"after {episodes} real episode{'' if episodes == 1 else 's'}"
+    if phase == "collect":
+        return f"real episode {episodes + 1}"
+    if phase == "plan" and not state.counts.gradient_updates:
+        return "compiling"
+    return f"{'planning' if phase == 'plan' else 'trying the model'} {after}"
 
 
 class _Speed(ProgressColumn):
@@ -15,60 +67,71 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} updates/s", style="cyan")
 
 
-class Bar:
-    """An observer that draws the progress of training and hands everything on."""
+class _Bar:
+    """Draws one bar over all updates to come."""
 
-    def __init__(
-        self,
-        task: Task,
-        observer: Observer,
-        real_episodes: int | None,
-        total_timesteps: int | None = None,
-    ):
-        if real_episodes is None:
-            real_episodes = -(-(total_timesteps or 0) // task.spaces.episode_steps)
+    def __init__(self, task: Task, observer: Observer, real_episodes: int, progress: Progress):
         self._task, self._observer, self._real_episodes = task, observer, real_episodes
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
-            _Speed(),
-        )
-        self._bar = None
+        self._progress = progress
+        to_come = training.updates_to_come(task, training.Counts(), real_episodes)
+        self._bar = progress.add_task("compiling", total=to_come)
         self._drawn = 0.0
 
-    def __enter__(self) -> "Bar":
-        self._progress.start()
-        self._bar = self._progress.add_task("compiling", total=self._left(training.Counts()))
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._progress.stop()
-
-    def progress(self, state: TrainingState, message: str) -> None:
-        if time.monotonic() - self._drawn > 0.1 and self._bar is not None:
+    def progress(self, state: TrainingState, phase: Phase) -> None:
+        if time.monotonic() - self._drawn > 0.1:
             self._drawn = time.monotonic()
-            self._progress.update(
-                self._bar, completed=state.counts.gradient_updates, description=message or None
-            )
-        self._observer.progress(state, message)
+            done = state.counts.gradient_updates
+            self._progress.update(self._bar, completed=done, description=doing(state, phase))
+        self._observer.progress(state, phase)
 
-    def episode(self, state: TrainingState) -> None:
-        if state.adaptation.sentence and state.counts.real_episodes:
-            self._progress.console.print(
-                f"after {state.counts.real_episodes} real episodes: {state.adaptation.sentence}",
-                highlight=False,
-            )
-        if self._bar is not None:
-            self._progress.update(
-                self._bar,
-                completed=state.counts.gradient_updates,
-                total=state.counts.gradient_updates + self._left(state.counts),
-                description=f"evaluating after {state.counts.real_episodes} real episodes",
-                refresh=True,
-            )
-        self._observer.episode(state)
+    def episode(self, state: TrainingState) -> bool | None:
+        counts = state.counts
+        if state.adaptation.sentence and counts.real_episodes:
+            self._progress.console.print(_decision(state), highlight=False)
+        to_come = training.updates_to_come(self._task, counts, self._real_episodes)
+        self._progress.update(
+            self._bar,
+            completed=counts.gradient_updates,
+            total=counts.gradient_updates + to_come,
+            description=f"evaluating after {counts.real_episodes} real episodes",
+            refresh=True,
+        )
+        return self._observer.episode(state)
 
-    def _left(self, counts: training.Counts) -> int:
-        return training.updates_to_come(self._task, counts, self._real_episodes)
+
+class _Lines:
+    """Prints a line for each real episode, and one for every half minute in between."""
+
+    def __init__(self, observer: Observer, real_episodes: int, console: Console):
+        self._observer, self._real_episodes, self._console = observer, real_episodes, console
+        self._started = self._printed = time.monotonic()
+
+    def progress(self, state: TrainingState, phase: Phase) -> None:
+        now = time.monotonic()
+        if now - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = now
+            self._print(f"{doing(state, phase)}{self._far(state)}")
+        self._observer.progress(state, phase)
+
+    def episode(self, state: TrainingState) -> bool | None:
+        if state.counts.real_episodes:
+            self._printed = time.monotonic()
+            self._print(_decision(state) + self._far(state))
+        return self._observer.episode(state)
+
+    def _far(self, state: TrainingState) -> str:
+        counts, seconds = state.counts, time.monotonic() - self._started
+        return (
+            f" ({counts.real_episodes} of {self._real_episodes} real episodes, "
+            f"{counts.gradient_updates:,} updates, {seconds:.0f} s)"
+        )
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _decision(state: TrainingState) -> str:
+    """What came of the last real episode."""
+    episodes, said = state.counts.real_episodes, state.adaptation.sentence
+    said = said or f"its return was {state.train_return:.1f}"
+    return f"after {episodes} real episode{'' if episodes == 1 else 's'}: {said}"

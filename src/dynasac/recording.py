@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from . import evaluation, presets
+from . import evaluation, presets, training
 from .adapt import ladder
 from .agent import DynaSAC
 from .checkpoint import read_json
@@ -16,7 +16,7 @@ from .errors import UsageError
 from .evaluation import Evaluation
 from .models import PhysicsModel, Turned
 from .runs import CompileClock, Run, plain
-from .training import TrainingState
+from .training import Phase, TrainingState
 
 
 class Interrupted(Exception):
@@ -31,31 +31,21 @@ class Recorder:
         self.stop = False
         self.last: Evaluation | None = None
 
-    def progress(self, state: TrainingState, message: str) -> None:
+    def progress(self, state: TrainingState, phase: Phase) -> None:
+        self._run.stopwatch.enter(phase)
+        self._run.log_learning(training.learning(state), state.counts.gradient_updates)
         if self.stop:
             raise Interrupted
 
-    def episode(self, state: TrainingState) -> None:
-        counts, adaptation = state.counts, state.adaptation
+    def episode(self, state: TrainingState) -> bool | None:
+        self._run.stopwatch.enter("evaluate")
         self.last = self._agent.evaluate(self._episodes)
-        self._run.append(
-            {
-                "real_episodes": counts.real_episodes,
-                "real_steps": counts.real_steps,
-                "synthetic_transitions": counts.synthetic_transitions,
-                "gradient_updates": counts.gradient_updates,
-                "train_return": state.train_return if counts.real_episodes else None,
-                "eval_mean_return": self.last.mean_return,
-                "eval_regret": evaluation.regret(self._agent.env_id, self.last),
-                "model_error": adaptation.error,
-                "adapt_rung": adaptation.rung,
-                **{f"error_{rung}": error for rung, error in adaptation.errors.items()},
-                "real_fraction": float(adaptation.trust.real_fraction),
-                "rollout_steps": int(adaptation.trust.horizon),
-                **{f"parameter_{p.name}": p.after for p in adaptation.parameters},
-                "decision": adaptation.sentence,
-            }
-        )
+        self._run.stopwatch.enter(None)
+        measured = {
+            "eval_mean_return": self.last.mean_return,
+            "eval_regret": evaluation.regret(self._agent.env_id, self.last),
+        }
+        self._run.append({**training.metrics(state), **measured})
         self.save()
 
     def save(self) -> None:
@@ -100,6 +90,7 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             "gradient_updates": counts.gradient_updates,
             "wall_seconds": run.wall_seconds,
             "compile_seconds": clock.seconds,
+            "phase_seconds": run.stopwatch.seconds,
             "evaluation": measured.summary(),
             "model": describe_model(agent),
         }

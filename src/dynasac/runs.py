@@ -35,8 +35,36 @@ METRICS = (
     "real_fraction",
     "rollout_steps",
     "decision",
+    "critic_loss",
+    "actor_loss",
+    "temperature",
+    "entropy",
+    "q_value",
+    "collect_seconds",
+    "adapt_seconds",
+    "plan_seconds",
+    "evaluate_seconds",
     "wall_seconds",
 )
+"""the columns of metrics.csv; docs/metrics.md says what each one means"""
+
+PHASES = ("collect", "adapt", "plan", "evaluate")
+
+
+class Stopwatch:
+    """Seconds spent in each phase of training, of which there is one at a time."""
+
+    def __init__(self, earlier: dict[str, float]):
+        self.seconds = {phase: earlier.get(phase, 0.0) for phase in PHASES}
+        self._phase: str | None = None
+        self._since = 0.0
+
+    def enter(self, phase: str | None) -> None:
+        """From now on it is this phase, or none."""
+        now = time.perf_counter()
+        if self._phase is not None:
+            self.seconds[self._phase] += now - self._since
+        self._phase, self._since = phase, now
 
 
 class Run:
@@ -56,6 +84,8 @@ class Run:
         self._earlier_seconds = 0.0
         self._rows: list[dict[str, Any]] = []
         self._writer = None
+        self._learned = 0
+        self.stopwatch = Stopwatch({})
 
     @classmethod
     def create(cls, directory: Path, config: dict[str, Any]) -> "Run":
@@ -82,7 +112,9 @@ class Run:
         run = cls(directory)
         run._rows = read_metrics(directory)
         if run._rows:
-            run._earlier_seconds = float(run._rows[-1]["wall_seconds"])
+            last = run._rows[-1]
+            run._earlier_seconds = float(last["wall_seconds"])
+            run.stopwatch = Stopwatch({p: float(last[f"{p}_seconds"]) for p in PHASES})
         return run
 
     @property
@@ -92,7 +124,9 @@ class Run:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row to metrics.csv and to TensorBoard; None and NaN are left empty."""
-        filled = {**row, "wall_seconds": round(self.wall_seconds, 3)}
+        spent = {f"{phase}_seconds": s for phase, s in self.stopwatch.seconds.items()}
+        seconds = {**spent, "wall_seconds": self.wall_seconds}
+        filled = {**row, **{name: round(value, 3) for name, value in seconds.items()}}
         clean = {name: "" if _missing(filled.get(name)) else filled[name] for name in METRICS}
         # a run that was killed before its checkpoint was written comes by here again
         count = int(row["real_episodes"])
@@ -108,13 +142,21 @@ class Run:
             if isinstance(value, int | float) and not _missing(value):
                 self._tensorboard.add_scalar(f"dynasac/{name}", value, step)
 
+    def log_learning(self, learning: dict[str, float], updates: int) -> None:
+        """Show TensorBoard how the last updates went, once for each count of them."""
+        if updates > self._learned:
+            self._learned = updates
+            for name, value in learning.items():
+                self._tensorboard.add_scalar(f"learning/{name}", value, updates)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         checkpoint.write_json(self.directory / "summary.json", summary)
 
     def discard_if_empty(self) -> None:
         """Remove a run that failed before there was anything in it to go on from."""
-        if [path.name for path in self.directory.iterdir()] == ["config.json"]:
-            (self.directory / "config.json").unlink()
+        if not any((self.directory / name).exists() for name in ("metrics.csv", "checkpoints")):
+            for path in [self.directory / "config.json", *self.directory.glob("events.*")]:
+                path.unlink()
             self.directory.rmdir()
 
     def close(self) -> None:

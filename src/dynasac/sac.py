@@ -93,6 +93,11 @@ class Metrics(eqx.Module):
     q_value: Float[Array, ""]
 
 
+def no_metrics() -> Metrics:
+    """Those of no update: zeros."""
+    return Metrics(*[jnp.asarray(np.float32(0))] * len(dataclasses.fields(Metrics)))
+
+
 class Improvement(eqx.Module):
     """Actions known to be better than the policy's own, for the first rows of a batch."""
 

@@ -1,6 +1,6 @@
 """The loop of the seed document: collect, adapt, plan, evaluate, record; repeat."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import gymnasium as gym
@@ -18,7 +18,7 @@ from .models import DynamicsModel, HostModel
 from .models.residual import LearnedModel, Still
 from .presets import Config
 from .replay import ReplayState
-from .sac import SACState
+from .sac import Metrics, SACState
 from .simulation import Simulation
 from .spaces import Spaces
 from .types import Transition
@@ -44,6 +44,8 @@ class TrainingState(NamedTuple):
     replay: ReplayState
     adaptation: Adaptation
     """the model at hand"""
+    learning: Metrics
+    """how the last updates went, a chunk of planning's or those of a real step"""
     simulation: Simulation | None = None
     """where the model runs on the host: the episodes in it"""
     counts: Counts = Counts()
@@ -62,16 +64,19 @@ class Task(NamedTuple):
     seed: int
 
 
+Phase = Literal["collect", "adapt", "plan"]
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Who looks on: progress bars and run directories. Raising KeyboardInterrupt stops training."""
 
-    def progress(self, state: TrainingState, message: str) -> None:
-        """Called several times a second."""
+    def progress(self, state: TrainingState, phase: Phase) -> None:
+        """Called when a phase begins and several times a second while it goes on."""
         ...
 
-    def episode(self, state: TrainingState) -> None:
-        """Called once before the first real episode and once after each."""
+    def episode(self, state: TrainingState) -> bool | None:
+        """Called once before the first real episode and once after each; False stops training."""
         ...
 
 
@@ -112,6 +117,7 @@ def initial(task: Task) -> TrainingState:
         sac=sac.create(task.config.sac, task.spaces, task.seed),
         replay=replay.create(task.config.replay_capacity, *sizes),
         adaptation=ladder.at_hand(task.model, planned),
+        learning=sac.no_metrics(),
         simulation=simulation.create(
             task.model, task.spaces, planned, task.config.replay_capacity, task.seed
         )
@@ -142,10 +148,10 @@ def train(
     while _phase_is_due(state.counts) or wants_more(state.counts):
         if not _phase_is_due(state.counts):
             state = collect(task, state, observer)
-            observer.progress(state, "")
         state = adapt(task, state, observer)
         state = plan(task, state, observer)
-        observer.episode(state)
+        if observer.episode(state) is False:
+            break
     return state
 
 
@@ -160,7 +166,8 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
     Raises:
         UsageError: the environment returned something that is not a finite number.
     """
-    config, counts = task.config, state.counts
+    observer.progress(state, "collect")
+    config, counts, learning = task.config, state.counts, state.learning
     spaces = spaces_at(task, state.adaptation)
     key = key_for(task, COLLECT, counts.real_episodes)
     learner = state.sac
@@ -195,7 +202,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         counts = counts._replace(real_steps=counts.real_steps + 1)
         if config.updates_per_real_step and not random:
             last = counts.gradient_updates + config.updates_per_real_step
-            learner, _, _ = planning.plan(
+            learner, learning, _ = planning.plan(
                 learner,
                 None,
                 memory,
@@ -210,11 +217,13 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         total += float(reward)
         observation = following
         if step % 10 == 0:
-            observer.progress(state, f"real episode {counts.real_episodes + 1}")
+            observer.progress(state, "collect")
         if terminated or truncated:
             break
     counts = counts._replace(real_episodes=counts.real_episodes + 1)
-    state = state._replace(sac=learner, replay=memory, counts=counts, train_return=total)
+    state = state._replace(
+        sac=learner, replay=memory, counts=counts, train_return=total, learning=learning
+    )
     model = state.adaptation.model
     if config.planning.stored_transitions and isinstance(model, DynamicsModel):
         store_key = key_for(task, STORE, counts.real_episodes)
@@ -236,7 +245,7 @@ def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState
     if task.config.adapt == "none":
         same = before._replace(after_episodes=counts.real_episodes, changed=False)
         return state._replace(adaptation=same)
-    observer.progress(state, f"trying the model after {counts.real_episodes} real episodes")
+    observer.progress(state, "adapt")
     return state._replace(
         adaptation=ladder.climb(
             task.model,
@@ -269,12 +278,12 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
         total = 0  # nothing is known yet
     spaces = spaces_at(task, adaptation)
     key = key_for(task, PLAN, state.counts.planned)
-    message = f"planning after {state.counts.real_episodes} real episodes"
+    observer.progress(state, "plan")
     while state.counts.phase_updates < total:
         first = state.counts.phase_updates
         last = min(first + CHUNK, total)
         source, state = _source(task, state, last - first)
-        learner, metrics, synthetic = planning.plan(
+        learner, learning, synthetic = planning.plan(
             state.sac,
             source,
             state.replay,
@@ -285,17 +294,18 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             spaces,
             key,
         )
-        _check_learning(metrics, state)
+        _check_learning(learning, state)
         counts = state.counts
         state = state._replace(
             sac=learner,
+            learning=learning,
             counts=counts._replace(
                 phase_updates=last,
                 gradient_updates=counts.gradient_updates + last - first,
                 synthetic_transitions=counts.synthetic_transitions + int(synthetic),
             ),
         )
-        observer.progress(state, message)
+        observer.progress(state, "plan")
     counts = state.counts._replace(phase_updates=0, planned=state.counts.planned + 1)
     return state._replace(counts=counts)
 
@@ -338,8 +348,33 @@ def updates_to_come(task: Task, counts: Counts, real_episodes: int) -> int:
     return first + episodes * (again + collected)
 
 
-def _check_learning(metrics: sac.Metrics, state: TrainingState) -> None:
-    if not np.isfinite(np.asarray(metrics.critic_loss)):
+def metrics(state: TrainingState) -> dict[str, Any]:
+    """What training knows of a row of metrics.csv, by the names there (docs/metrics.md)."""
+    counts, adaptation = state.counts, state.adaptation
+    return {
+        "real_episodes": counts.real_episodes,
+        "real_steps": counts.real_steps,
+        "synthetic_transitions": counts.synthetic_transitions,
+        "gradient_updates": counts.gradient_updates,
+        "train_return": state.train_return if counts.real_episodes else None,
+        "model_error": adaptation.error,
+        "adapt_rung": adaptation.rung,
+        **{f"error_{rung}": error for rung, error in adaptation.errors.items()},
+        "real_fraction": float(adaptation.trust.real_fraction),
+        "rollout_steps": int(adaptation.trust.horizon),
+        "decision": adaptation.sentence,
+        **{f"parameter_{p.name}": p.after for p in adaptation.parameters},
+        **(learning(state) if counts.gradient_updates else {}),
+    }
+
+
+def learning(state: TrainingState) -> dict[str, float]:
+    """How the last updates went, by name."""
+    return {name: float(value) for name, value in vars(state.learning).items()}
+
+
+def _check_learning(learning: Metrics, state: TrainingState) -> None:
+    if not np.isfinite(np.asarray(learning.critic_loss)):
         raise UsageError(
             f"the critics diverged after {state.counts.gradient_updates} updates: check that the "
             "model's rewards and observations are finite, or lower --sac.learning-rate or "

@@ -19,8 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
-import scipy.optimize
+import scipy  # its parts load when they are first used: nothing is fitted without real data
 from jaxtyping import Array, Bool, Float
 
 from ..errors import UsageError
