@@ -13,11 +13,13 @@ from .completion import Completion
 from .envs import Envs
 from .evaluate import Evaluate
 from .record import Record
+from .report import Report
 from .train import Train
 
 COMMANDS = {
     "evaluate": Evaluate,
     "check-model": CheckModel,
+    "report": Report,
     "record": Record,
     "envs": Envs,
     "completion": Completion,
