@@ -166,12 +166,15 @@ def _ffmpeg(path: Path, width: int, height: int, fps: float) -> Iterator[Callabl
         yield process.stdin.write
         process.stdin.close()
         code = process.wait()
-    except BrokenPipeError:
+    except BrokenPipeError:  # what ffmpeg says of it is in the log
         code = process.wait()
     except BaseException:
         process.kill()
         process.wait()
         raise
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
     if code:
         raise UsageError(f"ffmpeg failed: {said.read_text(errors='replace').strip()[-200:]}")
 

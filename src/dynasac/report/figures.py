@@ -73,7 +73,7 @@ TEMPLATE: Json = {
 
 def axis(title: str = "", **more: Any) -> Json:
     return {
-        "title": {"text": title, "standoff": 8, "font": {"color": MUTED, "size": 13}},
+        "title": {"text": title, "standoff": 14, "font": {"color": MUTED, "size": 13}},
         "automargin": True,
         "gridcolor": "var(--grid)",
         "linecolor": "var(--line)",
@@ -108,17 +108,17 @@ def curve(name: str, x: Sequence, y: Sequence, index: int, **more: Any) -> Json:
     }
 
 
-def level(value: float, label: str, x: float = 1.0) -> tuple[Json, Json]:
+def level(value: float, label: str, above: bool = True) -> tuple[Json, Json]:
     """A dashed line across the chart, and what it says: a shape and an annotation."""
     line = {"color": MUTED, "width": 1.5, "dash": "dash"}
     shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value}
     said = {
         "xref": "paper",
-        "x": x,
+        "x": 1,
         "xanchor": "right",
         "y": value,
-        "yanchor": "bottom",
-        "yshift": 2,
+        "yanchor": "bottom" if above else "top",
+        "yshift": 2 if above else -2,
         "text": label,
         "showarrow": False,
         "font": {"color": MUTED, "size": 12},
@@ -332,7 +332,7 @@ def parameters(name: str, found: list[Identified]) -> Figure | None:
         )
     said = ", ".join(
         f"{isolated(p.name)} {told(p.before)} → {told(p.after)}"
-        + (" (not told apart by the data)" if p.margin is None else f" ± {p.margin:.2g}")
+        + (" (not told apart by the data)" if p.margin is None else f" {_margin(p.margin)}")
         for p in shown
     )
     title = "Fitted parameters, relative to the model as given"
@@ -355,19 +355,21 @@ def parameters(name: str, found: list[Identified]) -> Figure | None:
 def identified_table(found: list[Identified]) -> Table:
     return Table(
         "Identified parameters, in the model's own units",
-        ("parameter", "given", "fitted", "95% interval (± 1.96 standard errors)"),
+        ("parameter", "given", "fitted", "± 1.96 standard errors"),
         tuple(
             (
                 isolated(p.name),
                 told(p.before),
                 told(p.after),
-                "not told apart by the data"
-                if p.margin is None
-                else f"{told(p.after - p.margin, 4)} to {told(p.after + p.margin, 4)}",
+                "not told apart by the data" if p.margin is None else _margin(p.margin),
             )
             for p in found
         ),
     )
+
+
+def _margin(value: float) -> str:
+    return f"± {value:.2g}".replace("-", "−")
 
 
 def transition_counts(name: str, run: RunData) -> Figure | None:
@@ -395,9 +397,9 @@ def transition_counts(name: str, run: RunData) -> Figure | None:
             "type": "bar",
             "orientation": "h",
             "y": kind_names,
-            "x": [max(value, 0.5) for value in values],
+            "x": [max(value, 1.0) for value in values],
             "text": [told(value) for value in values],
-            "textposition": "auto",
+            "textposition": ["inside" if value > 1e3 else "outside" for value in values],
             "insidetextfont": {"color": SURFACE},
             "outsidetextfont": {"color": INK},
             "marker": {"color": [colour(k) for k in range(len(kind_names))]},
@@ -448,7 +450,10 @@ def time_spent(name: str, run: RunData) -> Figure | None:
             "y": list(known),
             "x": list(known.values()),
             "text": [duration(seconds) for seconds in known.values()],
-            "textposition": "auto",
+            "textposition": [
+                "inside" if seconds > 0.4 * max(known.values()) else "outside"
+                for seconds in known.values()
+            ],
             "insidetextfont": {"color": SURFACE},
             "outsidetextfont": {"color": INK},
             "marker": {"color": colour(0)},
@@ -713,8 +718,8 @@ def _map(
             }
         )
     layout = {
-        "xaxis": axis(across, range=[float(x[0]), float(x[-1])], showgrid=False),
-        "yaxis": axis(up, range=[float(y[0]), float(y[-1])], showgrid=False),
+        "xaxis": axis(across, range=[float(x[0]), float(x[-1])], showgrid=False, ticks=""),
+        "yaxis": axis(up, range=[float(y[0]), float(y[-1])], showgrid=False, ticks=""),
     }
     picked = np.linspace(0, len(x) - 1, TABLE_POINTS).round().astype(int)
     columns = (
@@ -870,7 +875,7 @@ def comparison_curves(name: str, comparison: ComparisonData) -> Figure | None:
     for key, label in (("optimum", "optimum"), ("threshold", "threshold")):
         value = number(comparison.content.get(key))
         if value is not None:
-            shape, note = level(value, f"{label} {told(value)}", 1.0 if key == "optimum" else 0.7)
+            shape, note = level(value, f"{label} {told(value)}", above=key == "optimum")
             shapes.append(shape)
             notes.append(note)
             data.append(invisible(place(0), value))

@@ -6,7 +6,7 @@ from .. import recording
 from ..errors import UsageError, one_line
 from ..evaluation import OPTIMAL_RETURN
 from . import figures
-from .figures import Table
+from .figures import Figure, Table
 from .gather import RunData, mapping, number, settings, text
 from .page import Beside, Block, Code, Facts, Folded, Listing, Section, Text, Video, flat
 from .phase import PhaseMap, phase_map
@@ -190,6 +190,9 @@ def sections(
             "quiet",
         )
     spread = figures.returns(f"{prefix}returns", run, best)
+    outcome = flat(learning, spread)
+    if isinstance(learning, Figure):
+        outcome = flat(_side_by_side(learning, spread))
     error = figures.model_error(f"{prefix}error", run)
     found = figures.identified(run)
     chart = figures.parameters(f"{prefix}parameters", found)
@@ -206,9 +209,9 @@ def sections(
         maps = (pair, Folded("The episodes drawn", (figures.paths_table(plane),)))
     elif remark is not None:
         maps = (remark,)
-    video, weight = _video(run, room)
+    video, weight = _video(run, env_id, room)
     made = [
-        Section(f"{prefix}outcome", "What came out", flat(_side_by_side(learning, spread))),
+        Section(f"{prefix}outcome", "What came out", outcome),
         Section(
             f"{prefix}model",
             "The model",
@@ -249,30 +252,33 @@ def _plane(
     if not (run.directory / "policy" / "policy.json").exists():
         return None, Text("Maps of the policy need the folder policy/, which is missing.", "notice")
     own = named.endswith(".py") or ":" in named
-    again = f"dynasac report {shlex.quote(clean(str(run.directory)))}"
     try:
         # of a model that is not named, a map needs only where states lie, which known physics tells
         agent, _ = recording.load_run(run.directory, env_id, model or ("none" if own else None))
         plane = phase_map(agent)
     except UsageError as error:
-        return None, Text(f"There are no maps of the policy: {clean(str(error))}.", "notice")
+        return None, Text(f"There are no maps of the policy: {clean(str(error))}", "notice")
     except Exception as error:  # environment and model are somebody else's code
-        said = f"There are no maps of the policy: {clean(one_line(error))}."
-        return None, Text(said, "notice")
+        return None, Text(f"There are no maps of the policy: {clean(one_line(error))}", "notice")
     if plane is None and own and model is None:
-        said = f"Maps of the policy need the run's model: {again}"
-        said += f" --env {shlex.quote(env_id)}" if env_id else ""
-        return None, Text(f"{said} --model FILE.py:Class", "notice")
+        again = _again("report", run, env_id)
+        said = f"Maps of the policy need the run's model: {again} --model FILE.py:Class"
+        return None, Text(said, "notice")
     return plane, None
 
 
-def _video(run: RunData, room: int) -> tuple[Video | Text, int]:
+def _again(name: str, run: RunData, env_id: str | None) -> str:
+    """A command about a run."""
+    own = ["--env", env_id] if env_id else []
+    return shlex.join(["dynasac", name, clean(str(run.directory)), *own])
+
+
+def _video(run: RunData, env_id: str | None, room: int) -> tuple[Video | Text, int]:
     path = run.directory / "video.mp4"
     try:
         content = path.read_bytes()
     except OSError:
-        directory = shlex.quote(clean(str(run.directory)))
-        said = f"There is none yet: dynasac record {directory}, then make the page again."
+        said = f"There is none yet: {_again('record', run, env_id)}, then make the page again."
         return Text(said, "quiet"), 0
     weight = -(-len(content) // 3) * 4
     if weight > room:
