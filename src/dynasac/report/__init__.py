@@ -1,6 +1,6 @@
 """One HTML page about runs and comparisons, which needs nothing but a browser.
 
-`gather` reads directories, `phase` asks a policy about the whole plane, `figures` makes charts with
+`directories` reads them, `phase` asks a policy about the whole plane, `figures` makes charts with
 their words and tables, `run` and `comparison` put sections together, `page` makes the file.
 """
 
@@ -12,7 +12,7 @@ from .. import checkpoint, runs
 from ..errors import UsageError
 from . import comparison as compared
 from . import run as trained
-from .gather import ComparisonData, RunData, gather
+from .directories import ComparisonData, RunData, gather
 from .page import HEAVIEST, Page, Section, Text, render
 from .words import isolated
 

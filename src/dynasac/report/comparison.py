@@ -5,8 +5,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from . import figures
+from .directories import ComparisonData, Json, listing, mapping, number, numbers, text
 from .figures import Table
-from .gather import ComparisonData, Json, listing, mapping, number, numbers, text
 from .page import Beside, Block, Folded, Link, Listing, Section, Text, flat
 from .words import clean, count, duration, isolated, plain, told
 

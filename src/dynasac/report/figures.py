@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..adapt.ladder import NAMES
-from .gather import ComparisonData, Json, RunData, listing, mapping, number, numbers, text
+from .directories import ComparisonData, Json, RunData, listing, mapping, number, numbers, text
 from .phase import PhaseMap, unbroken
 from .words import count, duration, in_chart, isolated, labels, told
 

@@ -6,8 +6,8 @@ from .. import recording
 from ..errors import UsageError, one_line
 from ..evaluation import OPTIMAL_RETURN
 from . import figures
+from .directories import RunData, mapping, number, settings, text
 from .figures import Figure, Table
-from .gather import RunData, mapping, number, settings, text
 from .page import Beside, Block, Code, Facts, Folded, Listing, Section, Text, Video, flat
 from .phase import PhaseMap, phase_map
 from .words import clean, count, duration, isolated, plain, told

@@ -47,7 +47,7 @@ def labels(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def told(value: float | None, digits: int | None = None) -> str:
+def told(value: float | int | None, digits: int | None = None) -> str:
     """A number with a real minus sign, about four significant digits, or so many decimals."""
     if value is None:
         return "–"
@@ -64,12 +64,12 @@ def told(value: float | None, digits: int | None = None) -> str:
     return said.replace("-", "−")
 
 
-def count(value: float | None, noun: str) -> str:
+def count(value: float | int | None, noun: str) -> str:
     """ "1 episode", "3 episodes"."""
     return f"{told(value)} {noun}{'' if value == 1 else 's'}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float | int | None) -> str:
     if seconds is None:
         return "–"
     if seconds < 120:
