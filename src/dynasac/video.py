@@ -21,7 +21,7 @@ FPS = 30.0
 """frames a second where an environment does not say"""
 GIF_SIDE, GIF_FPS, GIF_SECONDS = 320, 25.0, 20.0
 """the longer side in pixels, frames a second, and how much of the beginning a GIF shows"""
-GIF_COLOURS = 64
+GIF_COLOURS = 128
 TRACE_INCHES, TRACE_DPI = (6.4, 5.6), 100
 TRACE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's, which colour-blind people can tell apart"""
@@ -270,11 +270,16 @@ def _scaled(frame: np.ndarray) -> np.ndarray:
 
 
 def _gif(frames: list[np.ndarray], seconds: float) -> bytes:
-    """One palette for all, without dithering: what does not move is then stored once."""
+    """One palette for all, without dithering: what does not move is then stored once.
+
+    Of the methods of Pillow this one leaves a plain background as it is.
+    """
     from PIL import Image
 
     some = np.concatenate(frames[:: max(1, len(frames) // 8)])
-    palette = Image.fromarray(some).quantize(GIF_COLOURS, dither=Image.Dither.NONE)
+    palette = Image.fromarray(some).quantize(
+        GIF_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )
     pictures = [
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in frames

@@ -927,7 +927,7 @@ def improvement(name: str, comparison: ComparisonData) -> Figure | None:
             "type": "scatter",
             "mode": "markers",
             "x": [p for _, _, p, _, _ in pairs],
-            "y": [f"{names[a]} over {names[b]}" for a, b, *_ in pairs],
+            "y": [f"{names[a]}<br>over {names[b]}" for a, b, *_ in pairs],
             "error_x": {
                 "type": "data",
                 "symmetric": False,
@@ -962,7 +962,7 @@ def improvement(name: str, comparison: ComparisonData) -> Figure | None:
         for a, b, p, low, high in pairs
     )
     table = Table(title, ("pair", "probability", "95% low", "95% high"), rows)
-    return Figure(name, title, says, data, layout, table, height=110 + 40 * len(pairs))
+    return Figure(name, title, says, data, layout, table, height=110 + 48 * len(pairs))
 
 
 def _share(value: float | None) -> str:
@@ -1029,7 +1029,7 @@ def final_returns(name: str, comparison: ComparisonData) -> Figure | None:
         return None
     title = "Final return of each seed"
     layout: Json = {
-        "xaxis": axis("final return, mean of the evaluation"),
+        "xaxis": axis("final return"),
         "yaxis": axis(autorange="reversed", type="category"),
     }
     optimum = number(comparison.content.get("optimum"))

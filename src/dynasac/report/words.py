@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-NAME_LENGTH = 26
+NAME_LENGTH = 20
 """of a name in a chart; tables have the whole of it"""
 JOINERS = "\u200c\u200d"
 """zero-width, without which some scripts and pictographs fall apart"""
