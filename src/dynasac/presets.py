@@ -29,7 +29,8 @@ class Config:
     """gradient updates on replayed transitions at each step in the real environment; planning's
     updates are on real and synthetic ones together"""
     random_steps: int = 0
-    """real steps with uniform actions, and no updates, before the policy takes over"""
+    """real steps with uniform actions, and no updates, before the policy takes over; logged ones
+    count"""
 
 
 MODEL_FREE_SAC = SACConfig(

@@ -12,6 +12,7 @@ from . import evaluation, presets, training
 from .adapt import ladder
 from .agent import DynaSAC
 from .checkpoint import read_json
+from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
 from .evaluation import Evaluation
 from .models import PhysicsModel, Turned
@@ -86,6 +87,7 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             "seed": agent.seed,
             "real_episodes": counts.real_episodes,
             "real_steps": counts.real_steps,
+            "logged_transitions": counts.logged_transitions,
             "synthetic_transitions": counts.synthetic_transitions,
             "gradient_updates": counts.gradient_updates,
             "wall_seconds": run.wall_seconds,
@@ -121,7 +123,13 @@ def describe_model(agent: DynaSAC) -> dict:
     return described
 
 
-def asked_for(agent: DynaSAC, model: str, preset: str) -> dict:
+def asked_for(
+    agent: DynaSAC,
+    model: str,
+    preset: str,
+    dataset: str | None = None,
+    columns: Columns = USUAL_NAMES,
+) -> dict:
     """What config.json holds of a training."""
     return {
         "env_id": agent.env_id,
@@ -129,6 +137,8 @@ def asked_for(agent: DynaSAC, model: str, preset: str) -> dict:
         "preset": preset,
         "seed": agent.seed,
         "settings": plain(agent.config),
+        "dataset": dataset,
+        "columns": None if dataset is None else plain(columns),
     }
 
 
@@ -159,8 +169,18 @@ def load_run(
     return DynaSAC.load(directory / "policy", env_id or str(written), model), asked
 
 
-def resume(directory: Path, env_id: str, model: str, real_episodes: int) -> tuple[DynaSAC, Run]:
+def resume(
+    directory: Path,
+    env_id: str,
+    model: str,
+    real_episodes: int,
+    dataset: str | None = None,
+    columns: Columns = USUAL_NAMES,
+) -> tuple[DynaSAC, Run]:
     """The agent of a run that was interrupted, as it was at its last checkpoint.
+
+    Arguments:
+        dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
 
     Raises:
         UsageError: there is nothing to go on from.
@@ -173,8 +193,17 @@ def resume(directory: Path, env_id: str, model: str, real_episodes: int) -> tupl
     agent = DynaSAC(env_id, model, config, int(asked.get("seed", 0)))
     if asked.get("env_id") != agent.env_id:
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
+    if dataset not in (None, asked.get("dataset")):
+        raise UsageError(f"the run in {directory} is not of the data set {dataset}: leave it out")
     if (directory / "checkpoints" / "state.json").exists():
         agent.load_checkpoint(directory / "checkpoints")
+    elif dataset is not None:
+        agent.remember(dataset, columns)
+    elif asked.get("dataset") is not None:
+        raise UsageError(
+            f"the run in {directory} stopped before its first checkpoint: name its data set again "
+            "with --dataset"
+        )
     return agent, Run.resume(directory)
 
 

@@ -21,6 +21,7 @@ from .errors import UsageError
 METRICS = (
     "real_episodes",
     "real_steps",
+    "logged_transitions",
     "synthetic_transitions",
     "gradient_updates",
     "train_return",

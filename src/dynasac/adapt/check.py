@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import UsageError
-from ..models import DynamicsModel, PhysicsModel, as_arrays
+from ..models import DynamicsModel, PhysicsModel, Turned, as_arrays
 from ..spaces import Spaces
 from ..types import Transition, follows, padded
 
@@ -470,7 +470,7 @@ def check(model: DynamicsModel, transitions: Transition, spaces: Spaces) -> Repo
         UsageError: too few transitions follow one another to tell error and noise apart.
     """
     rows = _rows(transitions, spaces)
-    name = type(model).__name__
+    name = type(model.model if isinstance(model, Turned) else model).__name__
     if rows.follows.sum() < FEWEST:
         raise UsageError(
             f"{len(rows.ended)} transitions, {rows.follows.sum()} of them following another, are "
