@@ -431,6 +431,14 @@ def test_the_command_line_that_asks_for_the_same(tmp_path):
     assert run.command(asked(env_id="x; rm -rf /", seed="$(id)")) == (
         "dynasac train 'x; rm -rf /' --seed '$(id)'"
     )
+    columns = {"observation": ["x y", "v"], "reward": None, "next_observation": ["x'"]}
+    assert run.command(asked(dataset="log.csv", columns=columns)) == (
+        "dynasac train Pendulum-v1 --dataset log.csv --columns.observation 'x y' v "
+        """--columns.next-observation 'x'"'"''"""
+    )
+    rows = ({"real_steps": "0", "logged_transitions": "600", "eval_mean_return": "-1"},)
+    logged = directories.RunData(tmp_path, "run", {}, rows, {}, ())
+    assert "without a single real step, beside 600 logged transitions" in run.headline(logged)
     filled = asked(settings={"sac": {"discount": 0.9925}})
     assert directories.settings(filled.asked).changed == {}  # the preset leaves it open
 

@@ -18,12 +18,13 @@ def headline(run: RunData) -> str:
     mean = number(run.evaluation.get("mean_return"))
     spread = number(run.evaluation.get("std_return"))
     episodes = number(run.evaluation.get("episodes"))
-    real = (
-        f"after {count(run.last('real_episodes'), 'real episode')} "
-        f"({count(run.last('real_steps'), 'step')})"
-        if run.last("real_steps")
-        else "without a single real step"
-    )
+    if run.last("real_steps"):
+        real = f"after {count(run.last('real_episodes'), 'real episode')} "
+        real += f"({count(run.last('real_steps'), 'step')})"
+    else:
+        real = "without a single real step"
+    if run.last("logged_transitions"):
+        real += f", beside {count(run.last('logged_transitions'), 'logged transition')}"
     if mean is not None:
         said = f"The trained policy has a mean return of {told(mean)}"
         said += "" if spread is None else f" ± {told(spread, 1)}"
@@ -147,6 +148,10 @@ def command(run: RunData, env_id: str | None = None) -> str:
             words += [f"--{option}", plain(value)]
     if text(run.asked.get("dataset")):
         words += ["--dataset", plain(run.asked["dataset"])]
+        for column, names in mapping(run.asked.get("columns")).items():
+            if names:
+                listed = names if isinstance(names, list) else [names]
+                words += [f"--columns.{column.replace('_', '-')}", *map(plain, listed)]
     episodes = number(run.evaluation.get("episodes"))
     if episodes is not None and episodes != 100:
         words += ["--evaluation-episodes", f"{episodes:.0f}"]
