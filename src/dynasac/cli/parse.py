@@ -13,12 +13,16 @@ from .compare import Compare
 from .completion import Completion
 from .envs import Envs
 from .evaluate import Evaluate
+from .record import Record
+from .report import Report
 from .train import Train
 
 COMMANDS = {
     "evaluate": Evaluate,
     "check-model": CheckModel,
     "compare": Compare,
+    "report": Report,
+    "record": Record,
     "envs": Envs,
     "completion": Completion,
 }
