@@ -15,6 +15,7 @@ PARTS = {
     "throughput": "gradient updates a second",
     "synthetic": "synthetic transitions a second",
     "model_free": "plain SAC against stable-baselines3",
+    "sb3_dyna": "stable-baselines3's SAC with our planning",
     "parameters": "a model with wrong parameters",
     "noise": "a model with wrong parameters, noisy observations",
     "friction": "a model without the friction that there is",

@@ -235,7 +235,10 @@ class DynaSAC:
             self._samples += 1
             key = jax.random.fold_in(jax.random.key(self.seed), self._samples)
             action = _sample(learner, rows, self.spaces, key)
-        return np.asarray(action).reshape(*batch.shape[:-1], self.spaces.action.size), state
+        box = self.spaces.action
+        # what rounding has put outside the box by an ulp
+        action = np.clip(np.asarray(action), np.asarray(box.low), np.asarray(box.high))
+        return action.reshape(*batch.shape[:-1], box.size), state
 
     def evaluate(
         self, episodes: int = 100, first_seed: int = evaluation.FIRST_SEED, lookahead: int = 0
@@ -409,17 +412,26 @@ def _or_none(
 
 
 def resolved(
-    asked: DynamicsModel | HostModel | str, env: gym.Env, spaces: Spaces
+    asked: DynamicsModel | HostModel | str, env: gym.Env | None, spaces: Spaces
 ) -> DynamicsModel | HostModel | None:
-    """The model that was asked for, checked, with its parameters as arrays."""
+    """The model that was asked for, checked, with its parameters as arrays.
+
+    Raises:
+        UsageError: it is not there, does not fit `spaces`, or needs an environment and has none.
+    """
     if isinstance(asked, str) and asked in ("none", "ensemble"):
         return None
     if not isinstance(asked, str):
         model = asked
-    elif asked == "simulator":
-        model = own_simulator(env)
+    elif asked in ("auto", "simulator"):
+        if env is None:
+            raise UsageError(
+                f"the model {asked!r} needs an environment made by gymnasium.make; give the model "
+                "itself, or FILE.py:Class"
+            )
+        model = known_model(env) if asked == "auto" else own_simulator(env)
     else:
-        model = known_model(env) if asked == "auto" else model_from_file(asked)
+        model = model_from_file(asked)
     if isinstance(model, HostModel):
         return model
     model = as_arrays(model)

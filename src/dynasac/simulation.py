@@ -5,13 +5,14 @@ episodes go on side by side in the simulator under the current policy, as they w
 updates draw from all that they have led to.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 from . import planning, replay
 from .errors import UsageError
@@ -59,18 +60,43 @@ def advance(
 ) -> Simulation:
     """Make the synthetic transitions for some updates, and at least one step of each episode.
 
-    A step to numbers that are not finite ends its episode and is not kept. Consumes `key`.
+    Consumes `key`.
+
+    Raises:
+        UsageError: no step of any episode is finite.
+    """
+
+    def act(step, observations):
+        draw = jnp.asarray(np.int32(step))
+        return _act(learner, spaces, jnp.asarray(observations), draw, key)
+
+    steps = max(1, updates * config.simulated_transitions // config.simulations)
+    return follow(model, act, simulation, steps, spaces, rng)
+
+
+def follow(
+    model: HostModel,
+    act: Callable[[int, np.ndarray], tuple[ArrayLike, ArrayLike]],
+    simulation: Simulation,
+    steps: int,
+    spaces: Spaces,
+    rng: np.random.Generator,
+) -> Simulation:
+    """Take `steps` steps in each episode, and keep what they led to.
+
+    A step to numbers that are not finite ends its episode and is not kept.
+
+    Arguments:
+        act: from the number of a step and the observations to actions, in [-1, 1] and in the
+            environment's unit.
 
     Raises:
         UsageError: no step of any episode is finite.
     """
     memory, states, observations, ages = simulation
-    count = len(ages)
     kept = 0
-    steps = max(1, updates * config.simulated_transitions // count)
     for step in range(steps):
-        draw = jnp.asarray(np.int32(step))
-        unit, action = _act(learner, spaces, jnp.asarray(observations), draw, key)
+        unit, action = act(step, observations)
         result = model.step(states, np.asarray(action))
         finite = (
             np.isfinite(result.states).all(1)
@@ -80,7 +106,7 @@ def advance(
         kept += int(finite.sum())
         rows = Transition(
             observation=jnp.asarray(observations),
-            action=unit,
+            action=jnp.asarray(unit),
             reward=jnp.asarray(np.asarray(result.rewards, np.float32)),
             next_observation=jnp.asarray(result.observations),
             terminated=jnp.asarray(result.terminated),

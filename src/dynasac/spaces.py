@@ -63,8 +63,19 @@ DEFAULT_EPISODE_STEPS = 1000
 
 def spaces_of(env: gym.Env) -> Spaces:
     """Read the spaces of an environment, or say why this program cannot control it."""
-    observation, action = env.observation_space, env.action_space
     name = env.spec.id if env.spec else type(env.unwrapped).__name__
+    steps = env.spec.max_episode_steps if env.spec else None
+    return spaces_between(env.observation_space, env.action_space, name, steps)
+
+
+def spaces_between(
+    observation: gym.Space, action: gym.Space, name: str, episode_steps: int | None
+) -> Spaces:
+    """The same, from the two spaces and the time limit of whatever is called `name`.
+
+    Raises:
+        UsageError: they are not what this program can control.
+    """
     if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1:
         raise UsageError(
             f"{name} has actions {action}; dynasac controls continuous actions: "
@@ -82,12 +93,11 @@ def spaces_of(env: gym.Env) -> Spaces:
     bounded = (np.abs(observation.low) < UNBOUNDED) & (np.abs(observation.high) < UNBOUNDED)
     low = np.where(bounded, observation.low, -1.0).astype(np.float32)
     high = np.where(bounded, observation.high, 1.0).astype(np.float32)
-    steps = env.spec.max_episode_steps if env.spec else None
     return Spaces(
         observation=Box(jnp.asarray(low), jnp.asarray(np.where(high > low, high, low + 1))),
         action=Box(
             jnp.asarray(action.low, dtype=jnp.float32), jnp.asarray(action.high, dtype=jnp.float32)
         ),
         bounded=tuple(bool(b) for b in bounded),
-        episode_steps=steps or DEFAULT_EPISODE_STEPS,
+        episode_steps=episode_steps or DEFAULT_EPISODE_STEPS,
     )

@@ -15,7 +15,6 @@ from .adapt.ladder import Adaptation
 from .errors import UsageError
 from .evaluation import check_step
 from .models import DynamicsModel, HostModel
-from .models.residual import LearnedModel, Still
 from .presets import Config
 from .replay import ReplayState
 from .sac import Metrics, SACState
@@ -110,15 +109,8 @@ def key_for(task: Task, purpose: int, count: int) -> jax.Array:
 
 
 def spaces_at(task: Task, adaptation: Adaptation) -> Spaces:
-    """The task's spaces, with what a model learned from nothing has seen.
-
-    That is for the components that the environment leaves unbounded, and no physics was there to
-    measure.
-    """
-    model = adaptation.model
-    if isinstance(model, LearnedModel) and isinstance(model.base, Still):
-        return task.spaces._replace(observation=model.observations)
-    return task.spaces
+    """The task's spaces, with what a model learned from nothing has seen."""
+    return ladder.seen(adaptation, task.spaces)
 
 
 def initial(task: Task) -> TrainingState:

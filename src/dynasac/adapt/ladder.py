@@ -67,6 +67,18 @@ def at_hand(model: DynamicsModel | HostModel | None, config: PlanningConfig) -> 
     return Adaptation(model, "none" if model is None else "exact", full_trust(config))
 
 
+def seen(adaptation: Adaptation, spaces: Spaces) -> Spaces:
+    """The spaces, with what a model learned from nothing has seen.
+
+    That is for the components that the environment leaves unbounded, and no physics was there to
+    measure.
+    """
+    model = adaptation.model
+    if isinstance(model, residual.LearnedModel) and isinstance(model.base, residual.Still):
+        return spaces._replace(observation=model.observations)
+    return spaces
+
+
 class _Candidate(NamedTuple):
     rung: Rung
     model: DynamicsModel

@@ -13,6 +13,7 @@ from .compare import Compare
 from .completion import Completion
 from .envs import Envs
 from .evaluate import Evaluate
+from .export import Export
 from .record import Record
 from .report import Report
 from .train import Train
@@ -23,6 +24,7 @@ COMMANDS = {
     "compare": Compare,
     "report": Report,
     "record": Record,
+    "export": Export,
     "envs": Envs,
     "completion": Completion,
 }
