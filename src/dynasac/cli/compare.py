@@ -16,7 +16,7 @@ from .start import configure
 class Compare:
     """Compare agents with equal real steps, equal evaluation and several seeds."""
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """Gymnasium environment id, or MODULE:ID"""
     agents: tuple[Literal["dynasac", "sac", "sac-matched", "sb3-sac", "sb3-ppo"], ...] | None = None
     """dynasac: with a model; sac: without; sac-matched: without, with as many updates; sb3-sac,

@@ -14,7 +14,7 @@ from .start import configure
 class Record:
     """Make a video and a GIF of a trained policy, without a display."""
 
-    directory: Annotated[Path, tyro.conf.Positional]
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """run directory"""
     episodes: int = 3
     """how many; episode k starts from reset(seed=SEED+k)"""

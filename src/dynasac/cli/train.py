@@ -86,10 +86,11 @@ class Train:
             return 130
         _print_result(agent, measured, evaluation.regret(agent.env_id, measured), directory)
         print("next:")
+        own = f" --env {self.env}" if ":" in self.env else ""
+        own += f" --model {self.model}" if ":" in self.model else ""
         if isinstance(agent.model, DynamicsModel):
-            own = f" --env {self.env}" if ":" in self.env else ""
-            own += f" --model {self.model}" if ":" in self.model else ""
             print(f"  dynasac evaluate {directory.directory} --lookahead 1{own}")
+        print(f"  dynasac report {directory.directory}{own}")
         print("  dynasac train --help")
         return 0
 
