@@ -39,7 +39,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[classic-control]'
+	$(PIP) --editable '.[classic-control,report]'
 	@touch $@
 
 $(VENV)/test.installed: $(BIN)/python pyproject.toml constraints.txt
