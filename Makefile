@@ -5,19 +5,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test sb3 check bench clean
+.PHONY: demo test sb3 check docs bench clean
 
 demo: $(VENV)/demo.installed  ## train on Pendulum-v1 and say what came out
 	$(BIN)/dynasac train Pendulum-v1
 
 test: check  ## everything that must hold
 	$(BIN)/python -m pytest --numprocesses 2
+	$(MAKE) docs
 
 check: $(VENV)/test.installed  ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+docs: $(VENV)/test.installed  ## the documentation, in build/docs; its notebooks run, warnings are errors
+	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs build/docs
 
 sb3: $(VENV)/sb3.installed  ## stable-baselines3, whose tests are skipped without it (it needs PyTorch)
 
@@ -35,7 +39,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[classic-control]'
+	$(PIP) --editable '.[classic-control,report]'
 	@touch $@
 
 $(VENV)/test.installed: $(BIN)/python pyproject.toml constraints.txt

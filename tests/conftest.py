@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import jax
 import probes
 import pytest
 
-from dynasac import Config, DynaSAC, PlanningConfig, SACConfig
+from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, recording
+from dynasac.runs import Run
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -40,6 +42,13 @@ class CompileCounter:
 @pytest.fixture(scope="session")
 def compilations() -> CompileCounter:
     return CompileCounter()
+
+
+def untrained_run(directory: Path, agent: DynaSAC, model: str = "auto") -> Path:
+    """The directory of a run that was stopped before anything was measured."""
+    Run.create(directory, recording.asked_for(agent, model, "default")).close()
+    agent.save(directory / "policy")
+    return directory
 
 
 @pytest.fixture(scope="session", autouse=True)

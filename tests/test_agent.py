@@ -13,7 +13,7 @@ import pytest
 from conftest import SMALL
 from safetensors.numpy import load_file
 
-from dynasac import DynaSAC, UsageError, checkpoint, runs
+from dynasac import Columns, DynaSAC, UsageError, checkpoint, runs
 from dynasac.agent import Silent
 
 BATCH = np.random.default_rng(0).uniform([-1, -1, -8], [1, 1, 8], (6, 3)).astype(np.float32)
@@ -202,6 +202,20 @@ def test_learn_goes_on_and_returns_the_agent(rail):
     assert (first.real_episodes, first.planned) == (1, 2)
     assert rail.learn(real_episodes=2).state.counts.real_steps > first.real_steps
     assert rail.learn(real_episodes=2).state.counts == rail.state.counts
+
+
+def test_a_log_is_remembered_by_its_name(rail, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("x,force\n0.4,1\n0.9,-1\n0.4,\n0.5,-2\n-0.5,\n")
+    columns = Columns(observation=("x",), action=("force",))
+    assert rail.remember(path, columns) is rail
+    rail.learn(real_episodes=0)
+    assert rail.state.counts.logged_transitions == 3
+    rows = rail.state.replay.transitions
+    np.testing.assert_allclose(rows.action[:3, 0], [0.5, -0.5, -1.0])
+    np.testing.assert_allclose(rows.reward[:3], [-0.91, -0.26, -0.65], rtol=1e-5)  # the model's
+    with pytest.raises(UsageError, match="no column of rewards"):
+        DynaSAC("Rail-v0", "none", SMALL).remember(str(path), columns)
 
 
 def test_without_counts_the_settings_decide():

@@ -138,3 +138,9 @@ def test_json_refuses_what_is_not_a_number(tmp_path, value):
     with pytest.raises(ValueError, match="JSON compliant"):
         checkpoint.write_json(path, {"a": value})
     assert checkpoint.read_json(path) == {"a": 1}
+
+
+def test_files_can_be_read_by_whom_the_system_lets(tmp_path):
+    (tmp_path / "usual").write_bytes(b"")
+    checkpoint.write_bytes(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -323,3 +323,119 @@ def test_what_was_identified_is_kept_in_the_run(tmp_path, capsys):
     assert summary["model"]["identified"][0]["before"] == 14
     loaded, _ = recording.load_run(tmp_path / "run", "Pendulum-v1", "rough.py:Rough")
     assert float(loaded.model.g) == pytest.approx(found["g"])
+
+
+PUSHED = ["--dataset=log.csv", "--columns.observation", "x", "--columns.action", "force"]
+
+
+def write_log(path, rows=40, speed=0.5):
+    """What somebody logged of `Rail-v0`, two steps to an episode; the rewards were not."""
+    rng = np.random.default_rng(0)
+    lines = ["run,x,force"]
+    for episode in range(rows // 2):
+        x = rng.uniform(0.4, 0.5)
+        for _ in range(2):
+            force = rng.uniform(-0.5, 0.5)
+            lines.append(f"{episode},{x:.7f},{force:.7f}")
+            x += speed * force
+        lines.append(f"{episode},{x:.7f},")
+    path.write_text("\n".join(lines))
+
+
+def test_training_on_a_log_without_a_real_step(tmp_path, capsys):
+    write_log(tmp_path / "log.csv")
+    fast = tmp_path / "fast.py"
+    fast.write_text("import probes\n\n\nclass Fast(probes.Slide):\n    speed: float = 0.8\n")
+    model = f"--model={fast}:Fast"
+    command = ["train", "Rail-v0", model, *TINY, *PUSHED, "--columns.episode=run"]
+    assert cli.run([*command, "--real-episodes=0", "--output=run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "log.csv: 40 real transitions in 20 episodes, without rewards: they are" in said
+    assert "after 40 logged transitions: error on 40 real transitions" in said
+    assert "speed 0.8 → 0.5" in said
+    assert "learned from 0 real, 40 logged and" in said
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["dataset"] == "log.csv"
+    assert config["columns"]["observation"] == ["x"]
+    (row,) = rows(tmp_path / "run")
+    assert (row["real_steps"], row["logged_transitions"]) == ("0", "40")
+    assert row["adapt_rung"] == "identified"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["logged_transitions"] == 40
+    assert summary["model"]["identified"][0]["after"] == pytest.approx(0.5, rel=1e-3)
+
+    (tmp_path / "log.csv").rename(tmp_path / "moved.csv")  # a run goes on without the file
+    goes_on = ["train", "Rail-v0", model, "--resume", "--output=run", "--real-episodes=1"]
+    goes_on.append("--evaluation-episodes=2")
+    assert cli.run(goes_on) == 0
+    assert [row["logged_transitions"] for row in rows(tmp_path / "run")] == ["40", "40"]
+    with pytest.raises(UsageError, match=r"is not of the data set moved\.csv: leave it out"):
+        cli.run([*goes_on, "--dataset=moved.csv"])
+    (tmp_path / "moved.csv").rename(tmp_path / "log.csv")
+    assert cli.run([*command, "--real-episodes=1", "--output=whole"]) == 0
+    ours, theirs = (
+        (tmp_path / name / "policy" / "policy.safetensors").read_bytes()
+        for name in ("run", "whole")
+    )
+    assert ours == theirs
+
+
+def test_a_run_on_a_log_that_was_killed_at_once_needs_the_log_again(tmp_path):
+    write_log(tmp_path / "log.csv")
+    command = ["train", "Rail-v0", SLIDE, "--output=run"]
+    assert cli.run([*command, *TINY, *PUSHED, "--real-episodes=0"]) == 0
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(UsageError, match=r"name its data set again with --dataset"):
+        cli.run([*command, "--resume"])
+    assert cli.run([*command, "--resume", "--evaluation-episodes=2", *PUSHED]) == 0
+    (row,) = rows(tmp_path / "run")
+    assert row["logged_transitions"] == "40"
+
+
+def test_runs_without_a_data_set_say_so(tmp_path):
+    assert cli.run(["train", "Rail-v0", SLIDE, *TINY, "--real-episodes=0", "--output=run"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["dataset"], config["columns"]) == (None, None)
+    assert rows(tmp_path / "run")[0]["logged_transitions"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["Rail-v0", "--model=none", *PUSHED],
+            r"log\.csv has no column of rewards, and there is no",
+        ),
+        (["Rail-v0", SLIDE, "--dataset=log.csv"], r"no column observation_0; it has run, x, force"),
+        (["Rail-v0", SLIDE, "--dataset=gone.csv"], r"there is no file gone\.csv"),
+        (["Rail-v0", SLIDE, *PUSHED, "--replay-capacity=30"], r"--replay-capacity 40 keeps all"),
+    ],
+)
+def test_logs_that_cannot_be_trained_on(tmp_path, arguments, message):
+    write_log(tmp_path / "log.csv")
+    with pytest.raises(UsageError, match=message):
+        cli.run(["train", *arguments, "--output=run"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_model_on_a_log_takes_no_real_step(tmp_path, capsys, monkeypatch):
+    write_log(tmp_path / "log.csv", 450)
+    monkeypatch.setattr("probes.Rail.step", lambda *_: pytest.fail("a real step was taken"))
+    check = ["check-model", "Rail-v0", *PUSHED, "--columns.episode=run"]
+    assert cli.run([*check, SLIDE]) == 0
+    said = capsys.readouterr().out
+    assert "450 real transitions in 225 episodes" in said
+    assert "Slide agrees with the environment on 450" in said
+    fast = tmp_path / "fast.py"
+    fast.write_text("import probes\n\n\nclass Fast(probes.Slide):\n    speed: float = 0.8\n")
+    assert cli.run([*check, f"--model={fast}:Fast"]) == 1
+    *_, verdict, fitted, then = capsys.readouterr().out.splitlines()
+    assert "Fast is wrong about observation[0]" in verdict
+    assert fitted.startswith("fitted to these transitions: speed 0.8 → 0.5")
+    assert then == "then: Fast agrees with the environment on 450 transitions"
+    assert cli.run([*check, f"--model={fast}:Fast", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["agrees"] is False
+    assert report["fit"]["agrees"] is True
+    assert report["fit"]["parameters"][0]["after"] == pytest.approx(0.5, rel=1e-3)

@@ -172,7 +172,7 @@ def test_too_few_transitions_decide_nothing():
     model = arrays(Pendulum(g=14.0))
     few = jax.tree.map(lambda a: a[:10], lived(arrays(Pendulum())))
     found = climb(model, few)
-    assert (found.rung, found.changed, found.after_episodes) == ("exact", False, 1)
+    assert (found.rung, found.changed, found.after_transitions) == ("exact", False, 1)
     assert found.model is model
     assert "10 real transitions are too few" in found.sentence
 
@@ -285,3 +285,35 @@ def test_actions_are_turned_in_the_middle_of_their_box():
     np.testing.assert_allclose(said.next_observation, [0.8, 0.5], atol=1e-6)
     assert float(said.reward) == pytest.approx(0.2)  # what is paid for is what was done
     check_contract(turned, 2, 2)
+
+
+def test_refitting_says_what_predicts_better_and_learns_nothing():
+    real = lived(arrays(Pendulum()))
+    right = arrays(Pendulum())
+    assert ladder.refit(right, real, SPACES) == ladder.Refit(right, (), "")
+    wrong = ladder.refit(arrays(Pendulum(m=2.0)), real, SPACES)
+    assert {p.name for p in wrong.parameters} == {"g", "m", "l"}
+    assert "m 2 →" in wrong.sentence
+    torque = 3 / float(wrong.model.m * wrong.model.l**2)
+    assert torque == pytest.approx(3.0, rel=1e-2)
+    turned = TurnedModel(right, jnp.array([-1.0]), SPACES.action)
+    back = ladder.refit(right, lived(turned), SPACES)
+    assert isinstance(back.model, TurnedModel)
+    assert "action[0]: acts the other way round" in back.sentence
+    bare = ladder.refit(arrays(Constant()), real, SPACES)
+    assert bare.parameters == ()
+    assert "cannot be identified: Constant has no float fields" in bare.sentence
+    assert json.loads(json.dumps(bare.summary()))["sentence"] == bare.sentence
+
+
+class Constant(PhysicsModel):
+    """A pendulum that hangs, without parameters."""
+
+    def initial(self, key):
+        return jnp.zeros(3)
+
+    def transition(self, state, action):
+        return state
+
+    def reward(self, state, action, next_state):
+        return jnp.zeros(())

@@ -341,6 +341,13 @@ def test_what_is_wrong_with_a_model_file(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_line_is_named_of_a_file_beside_too(tmp_path, monkeypatch):
+    written(tmp_path, "x = 1\ny = x / 0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"by zero \(line 2\)"):
+        model_from_file("cart.py:Cart")
+
+
 @pytest.mark.parametrize("reference", ["cart", "cart.py", "cart.txt:Cart", "cart.py:", ":Cart"])
 def test_a_reference_that_is_none(reference):
     with pytest.raises(UsageError, match=r"write it as FILE\.py:Class"):

@@ -44,6 +44,6 @@ def test_a_file_gets_little(monkeypatch):
 def test_a_notebook_without_widgets_gets_lines(monkeypatch):
     monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
     console = Console(force_jupyter=True)
-    assert not progress._draws(console)
+    assert not progress.draws(console)
     monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: object())
-    assert progress._draws(console)
+    assert progress.draws(console)

@@ -17,6 +17,7 @@ DOCUMENTED = Path(__file__).parents[1] / "docs" / "metrics.md"
 ROW = {
     "real_episodes": 0,
     "real_steps": 0,
+    "logged_transitions": 0,
     "synthetic_transitions": 256,
     "gradient_updates": 10,
     "train_return": None,
@@ -47,8 +48,8 @@ def test_metrics_has_a_header_and_a_row_each(run):
     with (run.directory / "metrics.csv").open(newline="") as file:
         header, first, second = list(csv.reader(file))
     assert tuple(header) == METRICS
-    assert first[:9] == ["0", "0", "256", "10", "", "-130.5", "", "", "exact"]
-    assert second[:5] == ["1", "200", "256", "10", "-900.0"]
+    assert first[:10] == ["0", "0", "0", "256", "10", "", "-130.5", "", "", "exact"]
+    assert second[:6] == ["1", "200", "0", "256", "10", "-900.0"]
     assert 0 <= float(first[-1]) <= float(second[-1])
 
 

@@ -4,12 +4,13 @@ import dataclasses
 
 import gymnasium as gym
 import jax
+import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
 from conftest import SMALL, SMALL_SAC
 
-from dynasac import DynaSAC, StartWeights, UsageError, preset
+from dynasac import DynaSAC, Pendulum, StartWeights, Transition, UsageError, preset
 from dynasac.agent import Silent
 from dynasac.training import Counts, updates_to_come
 
@@ -71,6 +72,7 @@ def test_the_seed_preset_adds_up():
         gradient_updates=2 * steps + 3 * 7,
         phase_updates=0,
         planned=4,
+        planned_steps=steps,
     )
     rows = stored(agent)
     assert len(rows.reward) == steps + 3 * 9
@@ -300,3 +302,138 @@ def test_gone_on_with_a_learned_model_equals_never_interrupted(tmp_path):
     assert fresh.state.counts == whole.state.counts
     jax.tree.map(np.testing.assert_array_equal, fresh.state.sac, whole.state.sac)
     jax.tree.map(np.testing.assert_array_equal, fresh.spaces, whole.spaces)
+
+
+def slid(rows=60, speed=0.5, seed=0):
+    """Logged transitions of `Slide` in episodes of five steps, each from its own start."""
+    rng = np.random.default_rng(seed)
+    unit = rng.uniform(-0.3, 0.3, (rows // 5, 5)).astype(np.float32)
+    starts = rng.uniform(0.4, 0.5, (rows // 5, 1)).astype(np.float32)
+    moved = np.cumsum(np.concatenate([starts, speed * 2 * unit], axis=1), axis=1, dtype=np.float32)
+    before, after = (part.reshape(-1, 1) for part in (moved[:, :-1], moved[:, 1:]))
+    reward = -(after[:, 0] ** 2) - 0.1 * (2 * unit.reshape(-1)) ** 2
+    ended = np.abs(after[:, 0]) > 1
+    fields = (before, unit.reshape(-1, 1), reward.astype(np.float32), after, ended)
+    return Transition(*map(jnp.asarray, fields))
+
+
+ADAPTING = with_(adapt="auto", updates_per_real_step=0, planning={"updates": 300})
+
+
+def test_a_model_is_adapted_to_logged_transitions_without_a_real_step():
+    agent = DynaSAC("Rail-v0", probes.Slide(speed=0.8), ADAPTING)
+    agent.remember(slid()).learn(real_episodes=0)
+    state = agent.state
+    assert (state.counts.real_steps, state.counts.logged_transitions) == (0, 60)
+    assert state.adaptation.rung == "identified"
+    assert float(agent.model.speed) == pytest.approx(0.5, rel=1e-3)
+    assert "speed 0.8 → 0.5" in state.adaptation.sentence
+    assert state.counts.gradient_updates == ADAPTING.planning.first_updates
+    row = {}
+    agent.learn(real_episodes=1, callback=lambda agent, said: row.update(said))
+    assert row["logged_transitions"] == 60
+    assert row["real_steps"] == agent.state.counts.real_steps > 0
+    assert state.adaptation.after_transitions == 60
+    assert agent.state.adaptation.after_transitions == 60 + row["real_steps"]
+
+
+def test_a_loaded_model_is_adapted_to_what_is_remembered_next(tmp_path):
+    agent = DynaSAC("Rail-v0", probes.Slide(speed=0.8), ADAPTING).remember(slid())
+    agent.learn(real_episodes=0).save(tmp_path)
+    loaded = DynaSAC.load(tmp_path, "Rail-v0", probes.Slide(speed=0.8))
+    assert float(loaded.model.speed) == float(agent.model.speed)
+    loaded.remember(slid(40, speed=0.6)).learn(real_episodes=0)
+    assert float(loaded.model.speed) == pytest.approx(0.6, rel=1e-3)
+
+
+def test_an_exact_model_is_still_planned_in_from_the_beginning():
+    agent = DynaSAC("Rail-v0", probes.Slide(), ADAPTING).remember(slid()).learn(real_episodes=0)
+    assert agent.state.adaptation.rung == "exact"
+    assert not agent.state.adaptation.changed
+    assert agent.state.counts.gradient_updates == ADAPTING.planning.first_updates
+
+
+def test_the_replay_holds_what_was_logged_before_what_is_collected():
+    agent = DynaSAC("Rail-v0", probes.Slide(), SMALL).remember(slid()).learn(real_episodes=1)
+    rows, logged = stored(agent), slid()
+    np.testing.assert_array_equal(rows.observation[:60], logged.observation)
+    np.testing.assert_allclose(rows.action[:60], logged.action, atol=1e-6)
+    np.testing.assert_array_equal(rows.terminated[:60], logged.terminated)
+    assert len(rows.reward) == 60 + agent.state.counts.real_steps
+
+
+def test_logged_transitions_that_come_later_are_planned_from_once():
+    agent = DynaSAC("Rail-v0", probes.Slide(speed=0.8), ADAPTING).learn(real_episodes=0)
+    assert agent.state.adaptation.rung == "exact"
+    seen = []
+    agent.remember(slid(20)).remember(slid(40, seed=1))
+    for _ in range(2):
+        agent.learn(real_episodes=0, callback=lambda agent, row: seen.append(row))
+    assert [row["logged_transitions"] for row in seen] == [60]
+    assert agent.state.adaptation.rung == "identified"
+    assert agent.state.counts.planned == 2
+    agent.learn(real_episodes=1)
+    assert agent.state.counts.planned == 3
+
+
+def test_without_a_model_logged_transitions_get_updates_as_if_collected():
+    config = with_(planning={"first_updates": 0, "updates": 0}, random_steps=15)
+    agent = DynaSAC("Clock-v0", "none", config)
+    logged = slid(10)
+    agent.remember(logged).learn(real_episodes=0)
+    assert agent.state.counts.gradient_updates == 10
+    assert updates_to_come(agent.task, agent.state.counts, 1) == 10
+    agent.learn(real_episodes=1)  # ten of fifteen random steps were logged
+    assert agent.state.counts.gradient_updates == 10 + 5
+    fresh = DynaSAC("Clock-v0", "none", config).remember(logged)
+    assert updates_to_come(fresh.task, fresh.state.counts, 1) == 10 + 10
+    seed = with_(preset("seed"), sac={"hidden": (8, 8), "batch_size": 16})
+    counts = DynaSAC("Rail-v0", probes.Slide(), seed).remember(logged).learn(real_episodes=0)
+    assert counts.state.counts.gradient_updates == 2 * 10
+
+
+def test_a_model_is_learned_from_logged_transitions_alone():
+    quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
+    config = with_(adapt="ensemble", ensemble=quick, updates_per_real_step=0)
+    agent = DynaSAC("Rail-v0", "ensemble", config).remember(slid()).learn(real_episodes=0)
+    assert agent.state.adaptation.rung == "ensemble"
+    assert agent.state.counts.real_steps == 0
+    assert agent.state.counts.gradient_updates == config.planning.first_updates
+    assert agent.state.counts.synthetic_transitions > 0
+
+
+CHUNKED_LOG = with_(ADAPTING, planning={"first_updates": 600, "updates": 300})
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2, 3, 4, 6])
+def test_gone_on_with_logged_transitions_equals_never_interrupted(tmp_path, looks):
+    def agent():
+        return DynaSAC("Rail-v0", probes.Slide(speed=0.8), CHUNKED_LOG)
+
+    whole = agent().remember(slid()).learn(real_episodes=1)
+    stopped = agent().remember(slid())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.learn(real_episodes=1, observer=Stop(looks))
+    stopped.save_checkpoint(tmp_path / "checkpoints")
+    fresh = agent()
+    fresh.load_checkpoint(tmp_path / "checkpoints")
+    fresh.learn(real_episodes=1)
+    assert fresh.state.counts == whole.state.counts
+    assert fresh.state.adaptation.sentence == whole.state.adaptation.sentence
+    jax.tree.map(np.testing.assert_array_equal, fresh.state.sac, whole.state.sac)
+    jax.tree.map(np.testing.assert_array_equal, fresh.state.replay, whole.state.replay)
+
+
+def test_logged_transitions_that_do_not_fit():
+    agent = DynaSAC("Rail-v0", probes.Slide(), with_(replay_capacity=50, real_episodes=2))
+    with pytest.raises(UsageError, match=r"60 logged .*: --replay-capacity 80 keeps all of them"):
+        agent.remember(slid())
+    assert agent.state.counts.logged_transitions == 0
+    agent.remember(slid(40))
+    with pytest.raises(UsageError, match="--replay-capacity 100"):
+        agent.remember(slid(40))
+
+
+def test_logged_transitions_of_another_shape():
+    with pytest.raises(UsageError, match=r"observation has shape \(60, 1\), not \(rows, 3\)"):
+        DynaSAC("Pendulum-v1", Pendulum(), SMALL).remember(slid())

@@ -1,6 +1,7 @@
 """dynasac: Soft Actor-Critic that plans with the physics you know."""
 
 from .agent import DynaSAC
+from .datasets import Columns
 from .errors import UsageError
 from .evaluation import Evaluation
 from .models import (
@@ -17,8 +18,10 @@ from .models import (
 from .planning import PlanningConfig, StartWeights
 from .presets import Config, preset
 from .sac import SACConfig
+from .types import Transition
 
 __all__ = [
+    "Columns",
     "Config",
     "DynaSAC",
     "DynamicsModel",
@@ -34,6 +37,7 @@ __all__ = [
     "SACConfig",
     "SimulatorModel",
     "StartWeights",
+    "Transition",
     "UsageError",
     "preset",
 ]

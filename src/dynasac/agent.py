@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import checkpoint, evaluation, planning, presets, sac, simulation, training
+from . import checkpoint, datasets, evaluation, planning, presets, sac, simulation, training
 from .adapt import ladder
 from .adapt.ladder import Adaptation
+from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
 from .models import (
     KNOWN_PHYSICS,
@@ -32,6 +33,7 @@ from .runs import plain
 from .sac import SACState
 from .spaces import Spaces, spaces_of
 from .training import Phase, Task, TrainingState
+from .types import Transition
 
 
 class Silent:
@@ -46,7 +48,8 @@ class Silent:
 
 Callback = Callable[["DynaSAC", dict[str, Any]], bool | None]
 """Called with the agent and a row of metrics, by the names of metrics.csv, once before the first
-real episode and once after each. Returning False stops training."""
+real episode and once after each, and after logged transitions that came later. Returning False
+stops training."""
 
 
 class DynaSAC:
@@ -114,6 +117,31 @@ class DynaSAC:
         """The model at hand: as it was given, or what real transitions have made of it."""
         return self.state.adaptation.model
 
+    def remember(self, data: Transition | str | Path, columns: Columns = USUAL_NAMES) -> "DynaSAC":
+        """Take logged real transitions in, before real episodes, instead of them or in between.
+
+            DynaSAC("Pendulum-v1", model).remember("log.csv").learn(real_episodes=0)
+
+        The next `learn` tries the model on them, adapts it to them and plans from them, before any
+        real episode. Without a model it makes as many updates on them as if they were collected.
+
+        Arguments:
+            data: a CSV file, `minari:ID` or the directory of a Minari data set; or transitions
+                along one leading axis in the order of time, actions in [-1, 1].
+            columns: the names in a CSV file. Without a column of rewards they are the model's.
+
+        Raises:
+            UsageError: the data cannot be read, are not the environment's (`datasets.read`), or are
+                more than the replay holds.
+        """
+        if isinstance(data, Transition):
+            transitions = datasets.check_rows(data, self.task.spaces)
+        else:
+            read = datasets.read(data, self.task.spaces, columns, self.task.model)
+            transitions = read.transitions
+        self.state = training.remember(self.task, self.state, transitions)
+        return self
+
     def learn(
         self,
         total_timesteps: int | None = None,
@@ -151,7 +179,7 @@ class DynaSAC:
                 from .progress import shown
 
                 watching = stack.enter_context(
-                    shown(self.task, keeper, real_episodes, total_timesteps)
+                    shown(self.task, self.state.counts, keeper, real_episodes, total_timesteps)
                 )
             self.state = training.train(
                 self.task, self.state, watching, real_episodes, total_timesteps
@@ -238,7 +266,7 @@ class DynaSAC:
         description = {
             "env_id": self.env_id,
             "seed": self.seed,
-            "model": type(self.model).__name__ if self.model else "none",
+            "model": self.model.name if self.model else "none",
             "config": plain(self.config),
         }
         checkpoint.save_tree(Path(path) / "policy", self._policy_tree(), description)
@@ -279,7 +307,8 @@ class DynaSAC:
         described = checkpoint.read_json(stem.with_suffix(".json"))
         if self.task.model is None and described.get("rung") != "ensemble":
             return  # the caller has not said which model it is that these numbers belong to
-        template = self._template(described)
+        # what it was adapted to is not there to go on from
+        template = self._template(described)._replace(after_transitions=0)
         model, trust = checkpoint.load_tree(stem, (template.model, template.trust))
         self.state = self.state._replace(adaptation=template._replace(model=model, trust=trust))
 

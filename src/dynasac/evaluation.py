@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -76,6 +77,36 @@ def evaluate(
             if not alive.any():
                 break
     return Evaluation(first_seed, tuple(returns.tolist()))
+
+
+class Step(NamedTuple):
+    """One step of an episode, in the environment's units."""
+
+    observation: np.ndarray
+    """[observation], before the action"""
+    action: np.ndarray
+    """[action]"""
+    reward: float
+    next_observation: np.ndarray
+    """[observation]"""
+
+
+def episode(policy: Policy, env: gym.Env, episode_steps: int, seed: int) -> Iterator[Step]:
+    """One episode from `reset(seed=seed)`, a step at a time, so that `env` can be looked at.
+
+    Raises:
+        UsageError: the environment returned something that is not a finite number.
+    """
+    observation = np.array(env.reset(seed=seed)[0], np.float32)
+    for step in range(episode_steps):
+        action = policy(observation[None])[0]
+        following, reward, terminated, truncated, _ = env.step(action)
+        check_step(following, reward, f"episode from seed {seed}, step {step}")
+        following = np.array(following, np.float32)  # environments may reuse their arrays
+        yield Step(observation, action, float(reward), following)
+        if terminated or truncated:
+            return
+        observation = following
 
 
 def check_step(observation: np.ndarray, reward: object, where: str) -> None:

@@ -522,7 +522,7 @@ def visited_box(model: DynamicsModel, spaces: Spaces, seed: int, rollouts: int =
         return starts, seen.reshape(-1, spaces.observation.size)
 
     starts, seen = visited(model, jax.random.key(seed))
-    return box_around(np.asarray(starts), np.asarray(seen), spaces, type(model).__name__)
+    return box_around(np.asarray(starts), np.asarray(seen), spaces, model.name)
 
 
 def box_around(starts: np.ndarray, seen: np.ndarray, spaces: Spaces, name: str) -> Spaces:

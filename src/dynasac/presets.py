@@ -29,7 +29,8 @@ class Config:
     """gradient updates on replayed transitions at each step in the real environment; planning's
     updates are on real and synthetic ones together"""
     random_steps: int = 0
-    """real steps with uniform actions, and no updates, before the policy takes over"""
+    """real steps with uniform actions, and no updates, before the policy takes over; logged ones
+    count"""
 
 
 MODEL_FREE_SAC = SACConfig(
@@ -68,8 +69,8 @@ SEED = Config(
 )
 """The seed document step for step: 20 real episodes with 2 updates a step, then after each 100
 one-step synthetic transitions from reset states into the same replay and 100 times 2 updates.
-Actions in the replay are in [-1, 1], as the learner's are; the document's notebook adds synthetic
-ones in ±2."""
+Actions in the replay are in [-1, 1], as the learner's are; the document's notebook adds all of them
+in ±2, so that the actor's actions are twice what its critics know."""
 
 DEFAULT = Config()
 """The best we can make it."""

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.text import Text
 
 from . import training
-from .training import Observer, Phase, Task, TrainingState
+from .training import Counts, Observer, Phase, Task, TrainingState
 
 SECONDS_BETWEEN_LINES = 30.0
 """where there is no bar, as in log files"""
@@ -19,6 +19,7 @@ SECONDS_BETWEEN_LINES = 30.0
 @contextmanager
 def shown(
     task: Task,
+    counts: Counts,
     observer: Observer,
     real_episodes: int | None,
     total_timesteps: int | None = None,
@@ -28,7 +29,7 @@ def shown(
     if real_episodes is None:
         real_episodes = -(-(total_timesteps or 0) // task.spaces.episode_steps)
     console = console or Console()
-    if not _draws(console):
+    if not draws(console):
         yield _Lines(observer, real_episodes, console)
         return
     progress = Progress(
@@ -40,10 +41,10 @@ def shown(
         console=console,
     )
     with progress:
-        yield _Bar(task, observer, real_episodes, progress)
+        yield _Bar(task, counts, observer, real_episodes, progress)
 
 
-def _draws(console: Console) -> bool:
+def draws(console: Console) -> bool:
     """Whether lines can be written over: in a terminal, or a notebook with widgets."""
     if console.is_jupyter:
         return importlib.util.find_spec("ipywidgets") is not None
@@ -52,13 +53,20 @@ def _draws(console: Console) -> bool:
 
 def doing(state: TrainingState, phase: Phase) -> str:
     """A phase in words."""
-    episodes = state.counts.real_episodes
-    after = f"after {episodes} real episode{'' if episodes == 1 else 's'}"
     if phase == "collect":
-        return f"real episode {episodes + 1}"
+        return f"real episode {state.counts.real_episodes + 1}"
     if phase == "plan" and not state.counts.gradient_updates:
         return "compiling"
-    return f"{'planning' if phase == 'plan' else 'trying the model'} {after}"
+    return f"{'planning' if phase == 'plan' else 'trying the model'} {_after(state.counts)}"
+
+
+def _after(counts: Counts) -> str:
+    """What experience there is."""
+    episodes, logged = counts.real_episodes, counts.logged_transitions
+    lived = f"{episodes} real episode{'' if episodes == 1 else 's'}"
+    if not logged:
+        return f"after {lived}"
+    return f"after {logged:,} logged transitions{f' and {lived}' if episodes else ''}"
 
 
 class _Speed(ProgressColumn):
@@ -70,11 +78,19 @@ class _Speed(ProgressColumn):
 class _Bar:
     """Draws one bar over all updates to come."""
 
-    def __init__(self, task: Task, observer: Observer, real_episodes: int, progress: Progress):
+    def __init__(
+        self,
+        task: Task,
+        counts: Counts,
+        observer: Observer,
+        real_episodes: int,
+        progress: Progress,
+    ):
         self._task, self._observer, self._real_episodes = task, observer, real_episodes
         self._progress = progress
-        to_come = training.updates_to_come(task, training.Counts(), real_episodes)
-        self._bar = progress.add_task("compiling", total=to_come)
+        to_come = training.updates_to_come(task, counts, real_episodes)
+        done = counts.gradient_updates
+        self._bar = progress.add_task("compiling", completed=done, total=done + to_come)
         self._drawn = 0.0
 
     def progress(self, state: TrainingState, phase: Phase) -> None:
@@ -86,14 +102,14 @@ class _Bar:
 
     def episode(self, state: TrainingState) -> bool | None:
         counts = state.counts
-        if state.adaptation.sentence and counts.real_episodes:
-            self._progress.console.print(_decision(state), highlight=False)
+        if state.adaptation.sentence:
+            self._progress.console.print(_decision(state), highlight=False, markup=False)
         to_come = training.updates_to_come(self._task, counts, self._real_episodes)
         self._progress.update(
             self._bar,
             completed=counts.gradient_updates,
             total=counts.gradient_updates + to_come,
-            description=f"evaluating after {counts.real_episodes} real episodes",
+            description=f"evaluating {_after(counts)}",
             refresh=True,
         )
         return self._observer.episode(state)
@@ -114,7 +130,7 @@ class _Lines:
         self._observer.progress(state, phase)
 
     def episode(self, state: TrainingState) -> bool | None:
-        if state.counts.real_episodes:
+        if state.counts.real_episodes or state.adaptation.sentence:
             self._printed = time.monotonic()
             self._print(_decision(state) + self._far(state))
         return self._observer.episode(state)
@@ -131,7 +147,6 @@ class _Lines:
 
 
 def _decision(state: TrainingState) -> str:
-    """What came of the last real episode."""
-    episodes, said = state.counts.real_episodes, state.adaptation.sentence
-    said = said or f"its return was {state.train_return:.1f}"
-    return f"after {episodes} real episode{'' if episodes == 1 else 's'}: {said}"
+    """What came of the last real episode, or of logged data."""
+    said = state.adaptation.sentence or f"its return was {state.train_return:.1f}"
+    return f"{_after(state.counts)}: {said}"

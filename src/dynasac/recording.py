@@ -12,6 +12,7 @@ from . import evaluation, presets, training
 from .adapt import ladder
 from .agent import DynaSAC
 from .checkpoint import read_json
+from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
 from .evaluation import Evaluation
 from .models import PhysicsModel, Turned
@@ -24,10 +25,15 @@ class Interrupted(Exception):
 
 
 class Recorder:
-    """An observer that evaluates and writes after each real episode, and stops when asked to."""
+    """An observer that evaluates and writes after each real episode, and stops when asked to.
 
-    def __init__(self, agent: DynaSAC, run: Run, episodes: int):
+    Where episodes are short it evaluates after at least `evaluate_every` real steps.
+    """
+
+    def __init__(self, agent: DynaSAC, run: Run, episodes: int, evaluate_every: int = 0):
         self._agent, self._run, self._episodes = agent, run, episodes
+        self._every = evaluate_every
+        self._evaluated_at = 0
         self.stop = False
         self.last: Evaluation | None = None
 
@@ -38,23 +44,50 @@ class Recorder:
             raise Interrupted
 
     def episode(self, state: TrainingState) -> bool | None:
+        if self.last is None or state.counts.real_steps - self._evaluated_at >= self._every:
+            self._evaluate(state)
+        else:
+            self._run.stopwatch.enter(None)
+            self._run.append(training.metrics(state))
+        self.save()
+
+    def final(self) -> Evaluation:
+        """What the policy is worth in the end, whose row of metrics says so too."""
+        if self.last is None:  # there was nothing left to train
+            return self._agent.evaluate(self._episodes)
+        if self._evaluated_at < self._agent.state.counts.real_steps:
+            self._evaluate(self._agent.state)
+        return self.last
+
+    def _evaluate(self, state: TrainingState) -> None:
         self._run.stopwatch.enter("evaluate")
         self.last = self._agent.evaluate(self._episodes)
         self._run.stopwatch.enter(None)
+        self._evaluated_at = state.counts.real_steps
         measured = {
             "eval_mean_return": self.last.mean_return,
             "eval_regret": evaluation.regret(self._agent.env_id, self.last),
         }
         self._run.append({**training.metrics(state), **measured})
-        self.save()
 
     def save(self) -> None:
         self._agent.save_checkpoint(self._run.directory / "checkpoints")
         self._agent.save(self._run.directory / "policy")
 
 
-def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool) -> Evaluation:
-    """Train as the agent's settings say, and leave `run` complete.
+def record_training(
+    agent: DynaSAC,
+    run: Run,
+    episodes: int,
+    progress_bar: bool,
+    total_timesteps: int | None = None,
+    evaluate_every: int = 0,
+) -> Evaluation:
+    """Train as the agent's settings say, or for at least `total_timesteps`; leave `run` complete.
+
+    Arguments:
+        episodes: of each evaluation.
+        evaluate_every: real steps that lie between two evaluations at least, but for the last.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; what was learned so far is in `run`.
@@ -62,14 +95,17 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             after the last complete episode, or gone if there was none.
     """
     clock = CompileClock()
-    recorder = Recorder(agent, run, episodes)
+    recorder = Recorder(agent, run, episodes, evaluate_every)
+    real_episodes = agent.config.real_episodes if total_timesteps is None else None
     with _stopping(recorder):
         try:
             agent.learn(
-                real_episodes=agent.config.real_episodes,
+                total_timesteps,
+                real_episodes=real_episodes,
                 progress_bar=progress_bar,
                 observer=recorder,
             )
+            measured = recorder.final()
         except Interrupted:
             recorder.save()
             raise
@@ -78,7 +114,6 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             raise
         finally:
             run.close()
-    measured = recorder.last or agent.evaluate(episodes)
     counts = agent.state.counts
     run.write_summary(
         {
@@ -86,6 +121,7 @@ def record_training(agent: DynaSAC, run: Run, episodes: int, progress_bar: bool)
             "seed": agent.seed,
             "real_episodes": counts.real_episodes,
             "real_steps": counts.real_steps,
+            "logged_transitions": counts.logged_transitions,
             "synthetic_transitions": counts.synthetic_transitions,
             "gradient_updates": counts.gradient_updates,
             "wall_seconds": run.wall_seconds,
@@ -104,7 +140,7 @@ def describe_model(agent: DynaSAC) -> dict:
     if isinstance(model, Turned):  # which the decision tells
         model = model.model
     described = {
-        "name": "none" if model is None else type(model).__name__,
+        "name": "none" if model is None else model.name,
         "rung": adaptation.rung,
         "parameters": {},
         "error": adaptation.error,
@@ -121,7 +157,13 @@ def describe_model(agent: DynaSAC) -> dict:
     return described
 
 
-def asked_for(agent: DynaSAC, model: str, preset: str) -> dict:
+def asked_for(
+    agent: DynaSAC,
+    model: str,
+    preset: str,
+    dataset: str | None = None,
+    columns: Columns = USUAL_NAMES,
+) -> dict:
     """What config.json holds of a training."""
     return {
         "env_id": agent.env_id,
@@ -129,6 +171,8 @@ def asked_for(agent: DynaSAC, model: str, preset: str) -> dict:
         "preset": preset,
         "seed": agent.seed,
         "settings": plain(agent.config),
+        "dataset": dataset,
+        "columns": None if dataset is None else plain(columns),
     }
 
 
@@ -159,8 +203,18 @@ def load_run(
     return DynaSAC.load(directory / "policy", env_id or str(written), model), asked
 
 
-def resume(directory: Path, env_id: str, model: str, real_episodes: int) -> tuple[DynaSAC, Run]:
+def resume(
+    directory: Path,
+    env_id: str,
+    model: str,
+    real_episodes: int,
+    dataset: str | None = None,
+    columns: Columns = USUAL_NAMES,
+) -> tuple[DynaSAC, Run]:
     """The agent of a run that was interrupted, as it was at its last checkpoint.
+
+    Arguments:
+        dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
 
     Raises:
         UsageError: there is nothing to go on from.
@@ -173,8 +227,17 @@ def resume(directory: Path, env_id: str, model: str, real_episodes: int) -> tupl
     agent = DynaSAC(env_id, model, config, int(asked.get("seed", 0)))
     if asked.get("env_id") != agent.env_id:
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
+    if dataset not in (None, asked.get("dataset")):
+        raise UsageError(f"the run in {directory} is not of the data set {dataset}: leave it out")
     if (directory / "checkpoints" / "state.json").exists():
         agent.load_checkpoint(directory / "checkpoints")
+    elif dataset is not None:
+        agent.remember(dataset, columns)
+    elif asked.get("dataset") is not None:
+        raise UsageError(
+            f"the run in {directory} stopped before its first checkpoint: name its data set again "
+            "with --dataset"
+        )
     return agent, Run.resume(directory)
 
 

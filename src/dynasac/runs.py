@@ -9,6 +9,7 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .errors import UsageError
 METRICS = (
     "real_episodes",
     "real_steps",
+    "logged_transitions",
     "synthetic_transitions",
     "gradient_updates",
     "train_return",
@@ -127,16 +129,11 @@ class Run:
         spent = {f"{phase}_seconds": s for phase, s in self.stopwatch.seconds.items()}
         seconds = {**spent, "wall_seconds": self.wall_seconds}
         filled = {**row, **{name: round(value, 3) for name, value in seconds.items()}}
-        clean = {name: "" if _missing(filled.get(name)) else filled[name] for name in METRICS}
         # a run that was killed before its checkpoint was written comes by here again
         count = int(row["real_episodes"])
         self._rows = [old for old in self._rows if int(old["real_episodes"]) < count]
-        self._rows.append(clean)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(METRICS)
-        writer.writerows([row[name] for name in METRICS] for row in self._rows)
-        checkpoint.write_bytes(self.directory / "metrics.csv", text.getvalue().encode())
+        self._rows.append(filled)
+        write_metrics(self.directory, self._rows)
         step = int(row["real_steps"])
         for name, value in filled.items():
             if isinstance(value, int | float) and not _missing(value):
@@ -178,6 +175,18 @@ class Run:
 
             self._writer = SummaryWriter(str(self.directory), write_to_disk=True)
         return self._writer
+
+
+def write_metrics(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace metrics.csv; what is missing, None or NaN is left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(METRICS)
+    for row in rows:
+        writer.writerow(
+            ["" if _missing(row.get(name)) else row[name] for name in METRICS],
+        )
+    checkpoint.write_bytes(directory / "metrics.csv", text.getvalue().encode())
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

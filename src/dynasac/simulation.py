@@ -118,7 +118,7 @@ def follow(
             states[over], observations[over] = model.reset(len(over), rng)
             ages[over] = 0
     if not kept:
-        raise UsageError(f"no step of {type(model).__name__} gives finite numbers")
+        raise UsageError(f"no step of {model.name} gives finite numbers")
     return Simulation(memory, states, observations, ages)
 
 
@@ -167,7 +167,7 @@ def visited_box(model: HostModel, spaces: Spaces, seed: int, rollouts: int = 32)
         over = np.flatnonzero(result.terminated | ~finite)
         if len(over):
             states[over], _ = model.reset(len(over), rng)
-    return planning.box_around(starts, np.concatenate(seen), spaces, type(model).__name__)
+    return planning.box_around(starts, np.concatenate(seen), spaces, model.name)
 
 
 LONGEST_VISIT = 200

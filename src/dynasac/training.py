@@ -34,6 +34,17 @@ class Counts(NamedTuple):
     """updates already made of the phase of planning under way"""
     planned: int = 0
     """phases of planning that are complete"""
+    logged_transitions: int = 0
+    """real transitions that were logged elsewhere (`remember`), not counted as real steps"""
+    planned_steps: int = 0
+    """real steps that the last complete phase of planning knew"""
+    planned_logged: int = 0
+    """logged transitions that it knew"""
+
+    @property
+    def real_transitions(self) -> int:
+        """All evidence about the real system that there has been."""
+        return self.real_steps + self.logged_transitions
 
 
 class TrainingState(NamedTuple):
@@ -75,7 +86,8 @@ class Observer(Protocol):
         ...
 
     def episode(self, state: TrainingState) -> bool | None:
-        """Called once before the first real episode and once after each; False stops training."""
+        """Called after each phase of planning: before the first real episode, after each, and after
+        logged transitions that came later; False stops training."""
         ...
 
 
@@ -118,6 +130,29 @@ def initial(task: Task) -> TrainingState:
     )
 
 
+def remember(task: Task, state: TrainingState, transitions: Transition) -> TrainingState:
+    """Take logged transitions in as real experience; planning from them is due then.
+
+    Arguments:
+        transitions: along one leading axis in the order of time, as `datasets` gives them.
+
+    Raises:
+        UsageError: the replay does not hold them beside what is in it.
+    """
+    rows, held = len(transitions.reward), int(state.replay.size)
+    if held + rows > state.replay.capacity:
+        to_come = task.config.real_episodes * task.spaces.episode_steps
+        raise UsageError(
+            f"{rows:,} logged transitions are more than the replay has room for: "
+            f"--replay-capacity {held + rows + to_come} keeps all of them"
+        )
+    counts = state.counts
+    return state._replace(
+        replay=replay.add(state.replay, jax.tree.map(jnp.asarray, transitions)),
+        counts=counts._replace(logged_transitions=counts.logged_transitions + rows),
+    )
+
+
 def train(
     task: Task,
     state: TrainingState,
@@ -148,8 +183,9 @@ def train(
 
 
 def _phase_is_due(counts: Counts) -> bool:
-    """Whether the last real episode, or the beginning, has not been planned from to the end."""
-    return counts.planned <= counts.real_episodes
+    """Whether the beginning, or what is known of reality since, is not planned from to the end."""
+    known = counts.real_steps, counts.logged_transitions
+    return not counts.planned or known != (counts.planned_steps, counts.planned_logged)
 
 
 def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
@@ -174,7 +210,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         wander = wandering(rng, spaces, strength=0.5**counts.real_episodes)
     total = 0.0
     for step in range(task.spaces.episode_steps):
-        random = counts.real_steps < config.random_steps
+        random = counts.real_transitions < config.random_steps
         observation = np.array(observation, np.float32)  # environments may reuse their arrays
         draw = jnp.asarray(np.int32(step))
         unit, action = _act(learner, spaces, observation, jnp.asarray(np.bool_(random)), draw, key)
@@ -230,12 +266,12 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
 
 
 def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
-    """Try the model on all real transitions, and make the best of it, once after each episode."""
-    counts, before = state.counts, state.adaptation
-    if before.after_episodes >= counts.real_episodes:
+    """Try the model on all real transitions, if there are new ones, and make the best of it."""
+    known, before = state.counts.real_transitions, state.adaptation
+    if before.after_transitions >= known:
         return state
     if task.config.adapt == "none":
-        same = before._replace(after_episodes=counts.real_episodes, changed=False)
+        same = before._replace(after_transitions=known, changed=False)
         return state._replace(adaptation=same)
     observer.progress(state, "adapt")
     return state._replace(
@@ -243,7 +279,7 @@ def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState
             task.model,
             task.config.adapt,
             replay.in_order(state.replay),
-            counts.real_episodes,
+            known,
             before,
             task.spaces,
             task.config.planning,
@@ -258,11 +294,14 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
 
     In a model that has changed a new learner begins: one that has already been through such a phase
     learns worse in the next (Nikishin et al. 2022, "The primacy bias"). Otherwise the old one goes
-    on, at the final learning rate.
+    on, at the final learning rate. Logged transitions get the updates that they would have got on
+    the way, had they been collected.
     """
-    config, adaptation = task.config.planning, state.adaptation
-    total = config.first_updates if adaptation.changed else config.updates
-    annealing = total if adaptation.changed else 0
+    config, adaptation, counts = task.config.planning, state.adaptation, state.counts
+    begins = adaptation.changed or not counts.planned
+    total = config.first_updates if begins else config.updates
+    total += _updates_of_logged(task, counts)
+    annealing = total if begins else 0
     if adaptation.changed and state.counts.planned and not state.counts.phase_updates:
         seed = np.random.SeedSequence((task.seed, state.counts.planned)).generate_state(1)
         state = state._replace(sac=sac.create(task.config.sac, task.spaces, int(seed[0])))
@@ -298,8 +337,20 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             ),
         )
         observer.progress(state, "plan")
-    counts = state.counts._replace(phase_updates=0, planned=state.counts.planned + 1)
-    return state._replace(counts=counts)
+    counts = state.counts
+    return state._replace(
+        counts=counts._replace(
+            phase_updates=0,
+            planned=counts.planned + 1,
+            planned_steps=counts.real_steps,
+            planned_logged=counts.logged_transitions,
+        )
+    )
+
+
+def _updates_of_logged(task: Task, counts: Counts) -> int:
+    """Updates that logged transitions add to the phase of planning that is due."""
+    return task.config.updates_per_real_step * (counts.logged_transitions - counts.planned_logged)
 
 
 def _source(
@@ -336,8 +387,11 @@ def updates_to_come(task: Task, counts: Counts, real_episodes: int) -> int:
     episodes = max(0, real_episodes - counts.real_episodes)
     again = planned.updates if config.adapt == "none" else planned.first_updates
     collected = task.spaces.episode_steps * config.updates_per_real_step
-    first = planned.first_updates if counts.planned == 0 else 0
-    return first + episodes * (again + collected)
+    due = 0
+    if _phase_is_due(counts):
+        due = again if counts.planned else planned.first_updates
+        due = max(0, due + _updates_of_logged(task, counts) - counts.phase_updates)
+    return due + episodes * (again + collected)
 
 
 def metrics(state: TrainingState) -> dict[str, Any]:
@@ -346,6 +400,7 @@ def metrics(state: TrainingState) -> dict[str, Any]:
     return {
         "real_episodes": counts.real_episodes,
         "real_steps": counts.real_steps,
+        "logged_transitions": counts.logged_transitions,
         "synthetic_transitions": counts.synthetic_transitions,
         "gradient_updates": counts.gradient_updates,
         "train_return": state.train_return if counts.real_episodes else None,

@@ -470,7 +470,7 @@ def check(model: DynamicsModel, transitions: Transition, spaces: Spaces) -> Repo
         UsageError: too few transitions follow one another to tell error and noise apart.
     """
     rows = _rows(transitions, spaces)
-    name = type(model).__name__
+    name = model.name
     if rows.follows.sum() < FEWEST:
         raise UsageError(
             f"{len(rows.ended)} transitions, {rows.follows.sum()} of them following another, are "

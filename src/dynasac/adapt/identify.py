@@ -109,7 +109,7 @@ def identify(model: PhysicsModel, transitions: Transition, action: Box) -> Ident
             transitions, or the predictions of the model as given are not finite.
     """
     places = _places(model)
-    name = type(model).__name__
+    name = model.name
     if not places:
         raise UsageError(f"{name} has no float fields to identify: write its constants as fields")
     count = transitions.reward.shape[0]

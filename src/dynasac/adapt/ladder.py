@@ -31,8 +31,8 @@ class Adaptation(NamedTuple):
     model: DynamicsModel | HostModel | None
     rung: Rung
     trust: Trust
-    after_episodes: int = 0
-    """real episodes that it was decided on"""
+    after_transitions: int = 0
+    """how many real transitions there had been, logged ones included, when it was decided"""
     changed: bool = True
     """whether the model is another one than before them"""
     error: float | None = None
@@ -97,7 +97,7 @@ def climb(
     given: DynamicsModel | HostModel | None,
     asked: Asked,
     transitions: Transition,
-    after_episodes: int,
+    after_transitions: int,
     before: Adaptation,
     spaces: Spaces,
     planning: PlanningConfig,
@@ -110,15 +110,16 @@ def climb(
         given: the model as the user wrote it; None where everything is to be learned.
         asked: a rung to stay on, or "auto".
         transitions: all real ones, along one leading axis in the order of time.
+        after_transitions: how many there have been, with those that are kept no longer.
         before: what was decided last time.
     """
     rows = len(transitions.reward)
     if rows < FEWEST:
         said = f"{rows} real transitions are too few to judge a model by ({FEWEST} are needed)"
-        return before._replace(after_episodes=after_episodes, changed=False, sentence=said)
+        return before._replace(after_transitions=after_transitions, changed=False, sentence=said)
 
     if isinstance(given, HostModel):
-        return _simulator(given, transitions, after_episodes, before, spaces, planning)
+        return _simulator(given, transitions, after_transitions, before, spaces, planning)
 
     def learned(rung: Rung, base: DynamicsModel | None) -> _Candidate:
         return _learned(rung, base, transitions, spaces, learning, seed)
@@ -132,19 +133,7 @@ def climb(
         best = _given(given, transitions, spaces)
         tried = [best]
         if asked != "auto" or best.one_step > NEGLIGIBLE:
-            turned = _turned(best, transitions, spaces)
-            if turned is not best:
-                tried.append(turned)
-                best = turned
-                notes.append(_told_turned(turned.model))
-            found, reason = _identified(best.model, transitions, spaces)
-            if found is None:
-                notes.append(f"its parameters cannot be identified: {reason}")
-            else:
-                tried.append(_given(found.model, transitions, spaces, "identified"))
-                if asked == "identify" or _fits_better(tried[-1], best, found.blurred):
-                    best = tried[-1]
-                    notes.append(found.sentence())
+            best, tried, found, notes = _fitted(best, transitions, spaces, asked == "identify")
         if asked == "residual" or (asked == "auto" and best.error > NEGLIGIBLE):
             try:
                 tried.append(learned("residual", best.model))
@@ -159,7 +148,7 @@ def climb(
         model=best.model,
         rung=best.rung,
         trust=trust,
-        after_episodes=after_episodes,
+        after_transitions=after_transitions,
         changed=best.rung != before.rung or not _alike(best.model, before.model),
         error=best.error,
         errors=errors,
@@ -171,13 +160,13 @@ def climb(
 def _simulator(
     given: HostModel,
     transitions: Transition,
-    after_episodes: int,
+    after_transitions: int,
     before: Adaptation,
     spaces: Spaces,
     planning: PlanningConfig,
 ) -> Adaptation:
     """A simulator is believed as far as it predicts; nothing is fitted to it or put on it."""
-    same = before._replace(after_episodes=after_episodes, changed=False)
+    same = before._replace(after_transitions=after_transitions, changed=False)
     try:
         given.state(np.asarray(transitions.observation[:1]))
     except UsageError as error:
@@ -201,6 +190,58 @@ def _given(
     reward = found.reward if quiet or _rms(found.one_step) <= NEGLIGIBLE else 0.0
     error = min(LARGEST, max(moves, reward, found.terminations**0.5))
     return _Candidate(rung, model, error, _rms(found.one_step), _open_loop(found.k_step))
+
+
+class Refit(NamedTuple):
+    """What real transitions make of physics without anything that is learned."""
+
+    model: PhysicsModel
+    """the one given, if nothing predicts them better"""
+    parameters: tuple[Parameter, ...]
+    """those that predict better than before; none if there are none"""
+    sentence: str
+    """what was changed, or why the parameters cannot be fitted; empty if nothing was"""
+
+    def summary(self) -> dict[str, Any]:
+        """Without the model, as JSON holds it."""
+        return {"parameters": _listed(self.parameters), "sentence": self.sentence}
+
+
+def refit(model: PhysicsModel, transitions: Transition, spaces: Spaces) -> Refit:
+    """The parameters, and directions of actions, with which a model predicts better, if any do.
+
+    Arguments:
+        transitions: real ones, along one leading axis in the order of time.
+    """
+    best, _, found, notes = _fitted(_given(model, transitions, spaces), transitions, spaces, False)
+    assert isinstance(best.model, PhysicsModel)  # as what it is made of
+    better = found is not None and best.model is found.model
+    return Refit(best.model, found.parameters if found and better else (), "; ".join(notes))
+
+
+class _Fitted(NamedTuple):
+    best: _Candidate
+    tried: list[_Candidate]
+    """the one given first"""
+    found: Identification | None
+    notes: list[str]
+
+
+def _fitted(given: _Candidate, transitions: Transition, spaces: Spaces, forced: bool) -> _Fitted:
+    """Turn actions that act the other way, then fit parameters: `forced`, or if that is better."""
+    best, tried, notes = _turned(given, transitions, spaces), [given], []
+    if best is not given:
+        tried.append(best)
+        notes.append(_told_turned(best.model))
+    found, reason = _identified(best.model, transitions, spaces)
+    if found is None:
+        notes.append(f"its parameters cannot be identified: {reason}")
+    else:
+        tried.append(_given(found.model, transitions, spaces, "identified"))
+        if forced or _fits_better(tried[-1], best, found.blurred):
+            best = tried[-1]
+            notes.append(found.sentence())
+    return _Fitted(best, tried, found, notes)
 
 
 def _turned(candidate: _Candidate, transitions: Transition, spaces: Spaces) -> _Candidate:
@@ -232,7 +273,7 @@ def _identified(
     They are tried on the transitions they were fitted to, which are many more than they are.
     """
     if not isinstance(given, PhysicsModel):
-        return None, f"{type(given).__name__} is no PhysicsModel"
+        return None, f"{given.name} is no PhysicsModel"
     try:
         return identify(given, transitions, spaces.action), ""
     except UsageError as error:
@@ -342,17 +383,20 @@ def described(adaptation: Adaptation) -> dict[str, Any]:
     """All of it but the arrays, as JSON holds it."""
     return {
         "rung": adaptation.rung,
-        "after_episodes": adaptation.after_episodes,
+        "after_transitions": adaptation.after_transitions,
         "changed": adaptation.changed,
         "turned": isinstance(_physics(adaptation.model), Turned),
         "error": adaptation.error,
         "errors": dict(adaptation.errors),
-        "parameters": [
-            {**dataclasses.asdict(p), "standard_error": _finite(p.standard_error)}
-            for p in adaptation.parameters
-        ],
+        "parameters": _listed(adaptation.parameters),
         "sentence": adaptation.sentence,
     }
+
+
+def _listed(parameters: Sequence[Parameter]) -> list[dict[str, Any]]:
+    return [
+        {**dataclasses.asdict(p), "standard_error": _finite(p.standard_error)} for p in parameters
+    ]
 
 
 def _physics(model: Any) -> Any:
@@ -391,7 +435,7 @@ def template(
         return start._replace(
             model=model,
             rung=rung,
-            after_episodes=int(described["after_episodes"]),
+            after_transitions=int(described["after_transitions"]),
             changed=bool(described["changed"]),
             error=None if described["error"] is None else float(described["error"]),
             errors={str(name): float(error) for name, error in described["errors"].items()},

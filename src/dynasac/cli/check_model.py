@@ -6,20 +6,28 @@ from typing import Annotated
 
 import tyro
 
+from ..datasets import Columns
 from ..errors import UsageError
 from .start import configure
 
 
 @dataclass(frozen=True)
 class CheckModel:
-    """Try a model on the real environment; exits with 1 if it is wrong."""
+    """Try a model on the real environment, or on logged data; exits with 1 if it is wrong.
 
-    env: Annotated[str, tyro.conf.Positional]
+    Where other parameters predict better, it says which.
+    """
+
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """Gymnasium environment id, or MODULE:ID"""
     model: str = "auto"
     """auto: known physics of the environment; FILE.py:Class: your own; simulator: its own copy"""
+    dataset: str | None = None
+    """logged transitions to try it on, so that no real step is taken: a CSV file, or minari:ID or
+    the directory of a Minari data set"""
+    columns: Columns = Columns()
     steps: int = 2000
-    """real transitions to collect"""
+    """real transitions to collect, without a data set"""
     seed: int = 0
     """of the environment and of the actions tried"""
     json: bool = False
@@ -31,11 +39,12 @@ class CheckModel:
         if self.seed < 0:
             raise UsageError("--seed: at least 0")
         configure()
-        from .. import evaluation
+        from .. import datasets, evaluation
+        from ..adapt import ladder
         from ..adapt.check import check
         from ..adapt.explore import explore
         from ..agent import resolved
-        from ..models import Called, HostModel
+        from ..models import Called, HostModel, PhysicsModel
         from ..spaces import spaces_of
 
         env = evaluation.make(self.env)
@@ -45,10 +54,22 @@ class CheckModel:
             raise UsageError(f"--model {self.model}: there is nothing to check yet")
         if isinstance(model, HostModel):
             model = Called(model)
-        transitions = explore(env, model, spaces, self.steps, self.seed)
-        report = check(model, transitions, spaces)
-        if self.json:
-            print(json.dumps(report.summary()))
+        said = []
+        if self.dataset is None:
+            transitions = explore(env, model, spaces, self.steps, self.seed)
         else:
-            print("\n".join(report.lines()))
+            logged = datasets.read(self.dataset, spaces, self.columns, model)
+            transitions = logged.transitions
+            said = [logged.sentence(self.dataset), ""]
+        report = check(model, transitions, spaces)
+        summary, said = report.summary(), said + report.lines()
+        if not report.agrees and isinstance(model, PhysicsModel):
+            fit = ladder.refit(model, transitions, spaces)
+            refitted = check(fit.model, transitions, spaces)
+            summary["fit"] = {**fit.summary(), "agrees": refitted.agrees}
+            if fit.sentence:
+                said.append(f"fitted to these transitions: {fit.sentence}")
+            if fit.model is not model:
+                said.append(f"then: {refitted.verdict}")
+        print(json.dumps(summary) if self.json else "\n".join(said))
         return 0 if report.agrees else 1

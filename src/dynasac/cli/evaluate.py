@@ -16,7 +16,7 @@ from .words import worth
 class Evaluate:
     """Run a trained policy in the real environment and print its returns."""
 
-    directory: Annotated[Path, tyro.conf.Positional]
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """run directory"""
     episodes: int = 100
     """how many; episode k starts from reset(seed=SEED+k)"""

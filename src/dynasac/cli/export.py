@@ -13,7 +13,7 @@ from .start import configure
 class Export:
     """Write a trained policy as a file that runs without dynasac, once it acts as the policy."""
 
-    directory: Annotated[Path, tyro.conf.Positional]
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """run directory"""
     format: Literal["onnx", "numpy"] = "onnx"
     """onnx: for any ONNX runtime; numpy: an .npz of arrays, and a .py beside it that runs it"""

@@ -9,16 +9,22 @@ import tyro
 
 from .. import presets
 from .check_model import CheckModel
+from .compare import Compare
 from .completion import Completion
 from .envs import Envs
 from .evaluate import Evaluate
 from .export import Export
+from .record import Record
+from .report import Report
 from .train import Train
 
 COMMANDS = {
     "evaluate": Evaluate,
-    "export": Export,
     "check-model": CheckModel,
+    "compare": Compare,
+    "report": Report,
+    "record": Record,
+    "export": Export,
     "envs": Envs,
     "completion": Completion,
 }
@@ -30,8 +36,10 @@ examples:
   dynasac train Pendulum-v1                   plan from the known physics, without a real step
   dynasac train Pendulum-v1 --preset seed     SAC-Dyna-Q as first described, 20 real episodes
   dynasac train MODULE:ID --model FILE.py:Class      an environment and a model of your own
+  dynasac train MODULE:ID --model FILE.py:Class --dataset log.csv      from logged data
   dynasac check-model MODULE:ID --model FILE.py:Class        is the model right?
-  dynasac evaluate runs/Pendulum-v1           what the trained policy is worth"""
+  dynasac evaluate runs/Pendulum-v1           what the trained policy is worth
+  dynasac report runs/Pendulum-v1             everything about the run on one page"""
 
 
 @runtime_checkable

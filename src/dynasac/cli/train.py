@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .. import presets
+from ..datasets import Columns
 from ..errors import UsageError
 from ..presets import Config
 from .start import configure
@@ -19,11 +20,15 @@ from .words import worth
 class Train:
     """Train a controller and leave a run directory."""
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """Gymnasium environment id, or MODULE:ID"""
     model: str = "auto"
     """auto: known physics of the environment, or its MuJoCo simulator; FILE.py:Class: your own;
     simulator: a copy of the environment; ensemble: learn one; none: plain SAC"""
+    dataset: str | None = None
+    """logged transitions to learn from before any real episode, or instead: a CSV file, or
+    minari:ID or the directory of a Minari data set"""
+    columns: Columns = Columns()
     preset: Literal["default", "seed"] = "default"
     """the settings below that are not given: the best known, or the seed document's"""
     seed: int = 0
@@ -43,18 +48,28 @@ class Train:
         if self.resume and self.output is None:
             raise UsageError("--resume needs --output DIR, the run to go on with")
         configure()
-        from .. import evaluation, recording, runs
+        from .. import datasets, evaluation, recording, runs
         from ..agent import DynaSAC
         from ..models import DynamicsModel
 
         if self.resume:
             assert self.output is not None
             agent, directory = recording.resume(
-                self.output, self.env, self.model, self.settings.real_episodes
+                self.output,
+                self.env,
+                self.model,
+                self.settings.real_episodes,
+                self.dataset,
+                self.columns,
             )
         else:
             agent = DynaSAC(self.env, self.model, self.settings, self.seed)
-            asked = recording.asked_for(agent, self.model, self.preset)
+            if self.dataset is not None:
+                task = agent.task
+                logged = datasets.read(self.dataset, task.spaces, self.columns, task.model)
+                agent.remember(logged.transitions)
+                print(logged.sentence(self.dataset))
+            asked = recording.asked_for(agent, self.model, self.preset, self.dataset, self.columns)
             directory = runs.Run.create(self.output or _free_directory(agent.env_id), asked)
         go_on = f"dynasac train {self.env} --resume --output {directory.directory}"
         if self.model != "auto":
@@ -71,10 +86,11 @@ class Train:
             return 130
         _print_result(agent, measured, evaluation.regret(agent.env_id, measured), directory)
         print("next:")
+        own = f" --env {self.env}" if ":" in self.env else ""
+        own += f" --model {self.model}" if ":" in self.model else ""
         if isinstance(agent.model, DynamicsModel):
-            own = f" --env {self.env}" if ":" in self.env else ""
-            own += f" --model {self.model}" if ":" in self.model else ""
             print(f"  dynasac evaluate {directory.directory} --lookahead 1{own}")
+        print(f"  dynasac report {directory.directory}{own}")
         print("  dynasac train --help")
         return 0
 
@@ -82,9 +98,11 @@ class Train:
 def _print_result(agent, measured, regret: float | None, directory) -> None:
     summary = json.loads((directory.directory / "summary.json").read_text())
     print(worth(agent.env_id, measured, regret))
+    logged = summary["logged_transitions"]
     print(
-        f"  learned from {summary['real_steps']:,} real and {summary['synthetic_transitions']:,} "
-        f"synthetic transitions in {summary['gradient_updates']:,} updates, "
+        f"  learned from {summary['real_steps']:,} real{f', {logged:,} logged' if logged else ''} "
+        f"and {summary['synthetic_transitions']:,} synthetic transitions in "
+        f"{summary['gradient_updates']:,} updates, "
         f"{summary['wall_seconds']:.1f} s ({summary['compile_seconds']:.1f} s of them compiling)"
     )
     print(f"  everything is in {directory.directory}/")

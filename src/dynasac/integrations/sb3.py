@@ -233,7 +233,7 @@ class _Planner:
                 self._given,
                 self._adapt,
                 _transitions(self.agent.replay_buffer),
-                self.adaptation.after_episodes + 1,
+                self.agent.num_timesteps,
                 self.adaptation,
                 self._spaces,
                 self._config,

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import inspect
+import os
 import sys
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _line_of(error: Exception, path: str) -> int | str:
     """The last line of `path` in the error's traceback."""
     traceback, line = error.__traceback__, "?"
     while traceback:
-        if traceback.tb_frame.f_code.co_filename == path:
+        if traceback.tb_frame.f_code.co_filename == os.path.abspath(path):
             line = traceback.tb_lineno
         traceback = traceback.tb_next
     return line

@@ -32,6 +32,11 @@ class DynamicsModel(eqx.Module):
     batches and differentiates them as they are.
     """
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     @abc.abstractmethod
     def initial_observation(self, key: PRNGKeyArray) -> Float[Array, " observation"]:
         """Draw what is observed after a reset, in the environment's units. Consumes `key`."""
@@ -130,7 +135,7 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
     Raises:
         UsageError: naming the method, what it returned and what to write instead.
     """
-    name = type(model).__name__
+    name = model.name
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct((action_size,), jnp.float32)
     observation = jax.ShapeDtypeStruct((observation_size,), jnp.float32)
@@ -158,7 +163,7 @@ def _expect(model: DynamicsModel, method: str, arguments, shape: tuple[int, ...]
 
 def _traced(model: DynamicsModel, method: str, *arguments):
     """What a method returns, as shapes; or an error that says how to write it."""
-    name = f"{type(model).__name__}.{method}"
+    name = f"{model.name}.{method}"
     try:
         return eqx.filter_eval_shape(getattr(model, method), *arguments)
     except jax.errors.TracerArrayConversionError:
@@ -183,6 +188,6 @@ def _has_shape(model: DynamicsModel, method: str, result, shape: tuple[int, ...]
         return
     wanted = f"shape {shape}" if shape else "a single number"
     raise UsageError(
-        f"{type(model).__name__}.{method} returns "
+        f"{model.name}.{method} returns "
         f"{f'shape {found}' if isinstance(found, tuple) else result}, not {wanted}{hint}"
     )

@@ -30,6 +30,11 @@ class FuncEnvModel(PhysicsModel):
     env: FuncEnv = eqx.field(static=True)
     inverse: bool = eqx.field(static=True)
     """whether the environment has a method `state`; if not, the observation is the state"""
+
+    @property
+    def name(self) -> str:
+        return type(self.env).__name__
+
     template: Any = eqx.field(static=True)
     """the dataclass that `params` holds the fields of, if it does"""
 

@@ -43,6 +43,11 @@ class HostModel(abc.ABC):
     observation_size: int
     action_size: int
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     @abc.abstractmethod
     def reset(
         self, count: int, rng: np.random.Generator
@@ -77,6 +82,10 @@ class Called(DynamicsModel):
     """
 
     host: HostModel = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        return self.host.name
 
     def initial_observation(self, key: PRNGKeyArray) -> Array:
         seed = jax.random.bits(key, dtype="uint32")
@@ -137,6 +146,11 @@ class SimulatorModel(HostModel):
     rewards stay. `state` asks the environment's `state_of(observation)`, if there is one.
     """
 
+    @property
+    def name(self) -> str:
+        core = self.env.unwrapped
+        return core.spec.id if core.spec else type(core).__name__
+
     def __init__(self, env: gym.Env):
         """Take over `env`, a fresh one, and try whether setting its state works.
 
@@ -147,8 +161,6 @@ class SimulatorModel(HostModel):
         self.observation_size = spaces.observation.size
         self.action_size = spaces.action.size
         self.env = _bare(env)
-        core: Any = self.env.unwrapped
-        self.name: str = core.spec.id if core.spec else type(core).__name__
         try:
             self.env.reset(seed=0)  # classic control has no state before
             self._access = self._state_access()

@@ -15,6 +15,10 @@ class Turned(PhysicsModel):
     actions: Box
     """the environment's"""
 
+    @property
+    def name(self) -> str:
+        return self.model.name
+
     def transition(self, state: Array, action: Array) -> Array:
         unit = self.signs * self.actions.to_unit(action)
         return self.model.transition(state, self.actions.from_unit(unit))

@@ -1,0 +1,224 @@
+"""How far a comparison is: bars in terminals, lines elsewhere."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from .. import progress, runs
+from .processes import Child, Unwatched, Watch
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""at what the trainings have written"""
+
+
+class Running(NamedTuple):
+    """A training under way."""
+
+    agent: str
+    seconds: float
+    share: float
+    """of its real steps that lie behind"""
+
+
+@contextmanager
+def shown(
+    output: Path,
+    budgets: dict[str, int],
+    everything: Sequence[Child],
+    children: Sequence[Child],
+    side_by_side: int,
+    progress_bar: bool,
+    console: Console | None = None,
+) -> Iterator[Watch]:
+    """Who looks on at the trainings that are still to be done, `children` out of `everything`."""
+    if not progress_bar or not children:
+        yield Unwatched()
+        return
+    console = console or Console()
+    story = _Story(output, budgets, len(everything), children, side_by_side)
+    if not progress.draws(console):
+        yield _Lines(story, console)
+        return
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+    )
+    with bars:
+        yield _Bars(story, bars)
+
+
+class _Story:
+    """What has happened so far."""
+
+    def __init__(
+        self,
+        output: Path,
+        budgets: dict[str, int],
+        total: int,
+        children: Sequence[Child],
+        side_by_side: int,
+    ):
+        self._output, self._budgets, self._side_by_side = output, budgets, side_by_side
+        self._to_come = [_agent(child.name) for child in children]
+        self._began: dict[str, float] = {}
+        self._took: list[tuple[str, float]] = []
+        self._looked = 0.0
+        self._shares: dict[str, float] = {}
+        self.total = total
+        self.done = total - len(children)
+
+    def start(self, name: str) -> None:
+        self._to_come.remove(_agent(name))
+        self._began[name] = time.monotonic()
+        self._shares[name] = 0.0
+
+    def end(self, name: str, error: str | None) -> str:
+        """Returns what is to be said about it."""
+        seconds = time.monotonic() - self._began.pop(name)
+        del self._shares[name]
+        self.done += 1
+        if error is not None:
+            return f"{_shown(name)} failed: {error} (see {self._output / name}.log)"
+        self._took.append((_agent(name), seconds))
+        rows = runs.read_metrics(self._output / name)
+        if not rows:
+            return f"{_shown(name)} ended"
+        value, steps = float(rows[-1]["eval_mean_return"]), int(rows[-1]["real_steps"])
+        return (
+            f"{_shown(name)}: mean return {value:,.1f} after {steps:,} real steps, {seconds:.0f} s"
+        )
+
+    def shares(self) -> dict[str, float]:
+        """How far each of the trainings under way is, from 0 to 1."""
+        now = time.monotonic()
+        if now - self._looked >= SECONDS_BETWEEN_LOOKS:
+            self._looked = now
+            for name in self._shares:
+                rows = runs.read_metrics(self._output / name)
+                steps = int(rows[-1]["real_steps"]) if rows else 0
+                self._shares[name] = min(1.0, steps / self._budgets[_agent(name)])
+        return self._shares
+
+    def left(self) -> str:
+        now = time.monotonic()
+        running = [
+            Running(_agent(name), now - self._began[name], share)
+            for name, share in self._shares.items()
+        ]
+        return in_words(seconds_left(self._to_come, running, self._took, self._side_by_side))
+
+
+class _Bars:
+    """A bar for the whole and one for each training under way."""
+
+    def __init__(self, story: _Story, bars: Progress):
+        self._story, self._bars = story, bars
+        self._tasks: dict[str, TaskID] = {}
+        self._whole = bars.add_task(self._counted(), total=story.total, left="")
+
+    def started(self, name: str) -> None:
+        self._story.start(name)
+        self._tasks[name] = self._bars.add_task(_shown(name), total=1.0, left="")
+
+    def ended(self, name: str, error: str | None) -> None:
+        said = self._story.end(name, error)
+        self._bars.remove_task(self._tasks.pop(name))
+        self._bars.console.print(escape(said), style="red" if error else "", highlight=False)
+        self._bars.update(self._whole, description=self._counted())
+
+    def waiting(self) -> None:
+        shares = self._story.shares()
+        for name, share in shares.items():
+            self._bars.update(self._tasks[name], completed=share)
+        done = self._story.done + sum(shares.values())
+        self._bars.update(self._whole, completed=done, left=self._story.left())
+
+    def _counted(self) -> str:
+        return f"{self._story.done} of {self._story.total} trainings"
+
+
+class _Lines:
+    """A line when a training ends, and one every half minute in between."""
+
+    def __init__(self, story: _Story, console: Console):
+        self._story, self._console = story, console
+        self._printed = time.monotonic()
+
+    def started(self, name: str) -> None:
+        self._story.start(name)
+
+    def ended(self, name: str, error: str | None) -> None:
+        self._print(self._story.end(name, error))
+
+    def waiting(self) -> None:
+        if time.monotonic() - self._printed >= progress.SECONDS_BETWEEN_LINES:
+            shares = self._story.shares().items()
+            self._print(
+                "running: " + ", ".join(f"{_shown(name)} {share:.0%}" for name, share in shares)
+            )
+
+    def _print(self, said: str) -> None:
+        self._printed = time.monotonic()
+        left = self._story.left()
+        counted = f"{self._story.done} of {self._story.total}{', ' if left else ''}{left}"
+        line = f"[{counted}] {said}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def seconds_left(
+    to_come: Sequence[str],
+    running: Sequence[Running],
+    took: Sequence[tuple[str, float]],
+    side_by_side: int,
+) -> float | None:
+    """Seconds until all trainings have ended; None as long as nothing is known.
+
+    An agent's training takes what those of it took that have ended; if there are none, what those
+    under way will at their speed; if it has not begun, what the other agents' do on average.
+
+    Arguments:
+        to_come: the agent of each training that has not begun.
+        took: agent and seconds of those that have ended.
+    """
+    samples: dict[str, list[float]] = {}
+    for agent, seconds in took:
+        samples.setdefault(agent, []).append(seconds)
+    ended = set(samples)
+    for each in running:
+        if each.agent not in ended and each.share > 0:
+            samples.setdefault(each.agent, []).append(each.seconds / each.share)
+    if not samples:
+        return None
+    expected = {agent: sum(found) / len(found) for agent, found in samples.items()}
+    other = sum(expected.values()) / len(expected)
+    remaining = [max(0.0, expected.get(each.agent, other) - each.seconds) for each in running]
+    work = sum(remaining) + sum(expected.get(agent, other) for agent in to_come)
+    return max(work / side_by_side, max(remaining, default=0.0))
+
+
+def in_words(seconds: float | None) -> str:
+    """As people say it: no more exact than it is."""
+    if not seconds:
+        return ""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    if seconds < 90 * 60:
+        return f"about {round(seconds / 60)} min left"
+    return f"about {seconds / 3600:.1f} h left"
+
+
+def _agent(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _shown(name: str) -> str:
+    return name.replace("/seed-", " seed ")

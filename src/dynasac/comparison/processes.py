@@ -1,0 +1,163 @@
+"""Processes side by side, none of which can take another, or this one, down with it."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, Protocol, runtime_checkable
+
+THREADS = {
+    "NPROC": "1",  # what XLA takes for the number of processors
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""one thread for each process that computes, so that they do not fight over processors"""
+
+
+def processors() -> int:
+    """How many of them this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Child(NamedTuple):
+    """One process to run."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+    """where all that it prints goes"""
+    after: str | None = None
+    """the name of a child that must have ended before, well or not"""
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Who looks on."""
+
+    def started(self, name: str) -> None: ...
+
+    def ended(self, name: str, error: str | None) -> None: ...
+
+    def waiting(self) -> None:
+        """Called several times a second."""
+        ...
+
+
+class Unwatched:
+    """Looks the other way."""
+
+    def started(self, name: str) -> None:
+        pass
+
+    def ended(self, name: str, error: str | None) -> None:
+        pass
+
+    def waiting(self) -> None:
+        pass
+
+
+def run(
+    children: Sequence[Child],
+    side_by_side: int,
+    environment: dict[str, str],
+    watch: Watch,
+) -> dict[str, str | None]:
+    """Run all of them, so many at a time; returns for each one its error, or None if it ended well.
+
+    When this is left by an exception, Ctrl-C for one, those that still run are killed. Each finds
+    its standard input closed when this process ends, however it ends (see `end_with_parent`).
+    """
+    names = {child.name for child in children}
+    waiting = list(children)
+    running: dict[str, tuple[Child, subprocess.Popen]] = {}
+    errors: dict[str, str | None] = {}
+
+    def ready(child: Child) -> bool:
+        return child.after is None or child.after not in names or child.after in errors
+
+    def over(name: str, error: str | None) -> None:
+        errors[name] = error
+        watch.ended(name, error)
+
+    try:
+        while waiting or running:
+            for child in [child for child in waiting if ready(child)]:
+                if len(running) >= side_by_side:
+                    break
+                waiting.remove(child)
+                watch.started(child.name)
+                try:
+                    running[child.name] = (child, _start(child, environment))
+                except OSError as error:
+                    over(child.name, f"could not be started: {error.strerror}")
+            for name, (child, process) in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    del running[name]
+                    _let_go(process)
+                    over(name, None if code == 0 else why(code, child.log))
+            watch.waiting()
+            if running:
+                time.sleep(0.1)
+    finally:
+        for _, process in running.values():
+            process.kill()
+            process.wait()
+            _let_go(process)
+    return errors
+
+
+def _start(child: Child, environment: dict[str, str]) -> subprocess.Popen:
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    with child.log.open("wb") as log:
+        return subprocess.Popen(
+            child.command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,  # Ctrl-C is for this process to act on
+        )
+
+
+def _let_go(process: subprocess.Popen) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def why(code: int, log: Path) -> str:
+    """Why a process ended badly, in one line: the signal, or the last thing that it said."""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        memory = " (perhaps there was too little memory)" if name == "SIGKILL" else ""
+        return f"killed by {name}{memory}"
+    with log.open("rb") as file:
+        said = _end(file).decode(errors="replace").strip().splitlines()
+    last = said[-1].strip() if said else f"ended with exit code {code} and said nothing"
+    return "".join(letter if letter.isprintable() else " " for letter in last)[:300]
+
+
+def _end(file: IO[bytes]) -> bytes:
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - 10_000))
+    return file.read()
+
+
+def end_with_parent() -> None:
+    """In a child: end at once when the parent has gone, however it went."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,409 @@
+"""Comparisons: statistics worked out by hand, processes that fail, and what is written down."""
+
+import dataclasses
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import probes
+import pytest
+from rich.console import Console
+
+from dynasac import UsageError, runs
+from dynasac.comparison import Design, agents, claim, display, picture, planned, processes, results
+from dynasac.comparison import statistics as stats
+from dynasac.comparison.processes import Child, Unwatched
+from dynasac.comparison.statistics import Learning
+
+assert probes.Rail  # registers the environments
+
+RAIL = Design("Rail-v0", ("sac", "sac-matched", "dynasac"), model="ensemble", seeds=2)
+
+
+# --- statistics
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_on_either_side():
+    assert stats.iqm(np.array([100.0, 1, 3, 4, 5, 6, 7, -50])) == 4.5
+    assert stats.iqm(np.array([1.0, 2, 6])) == 3
+
+
+def test_intervals_hold_the_estimate_and_shrink_with_more_seeds():
+    few, many = [0.0, 1.0, 2.0, 3.0], list(np.linspace(0, 3, 64))
+    narrow, wide = stats.estimate(many, stats.mean), stats.estimate(few, stats.mean)
+    assert wide.low < wide.value == 1.5 < wide.high
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 2
+    assert stats.estimate(few, stats.mean) == wide
+    # of the mean of n values of variance v the 95% interval is about ±1.96 √(v/n)
+    half = 1.96 * np.std(many) / np.sqrt(64)
+    assert (narrow.high - narrow.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_one_seed_has_no_interval_and_equal_seeds_have_one_without_width():
+    assert stats.estimate([4.0], stats.iqm) == (4.0, None, None)
+    assert stats.estimate([4.0, 4.0, 4.0], stats.iqm) == (4.0, 4.0, 4.0)
+    assert stats.improvement([1.0], [0.0, 2.0]) == (0.5, None, None)
+    assert stats.improvement([1.0, 1.0], [1.0, 1.0]) == (0.5, 0.5, 0.5)
+
+
+def test_probability_of_improvement_counts_pairs_and_halves_of_ties():
+    found = stats.improvement([3.0, 2.0], [1.0, 2.0])
+    assert found.value == 3.5 / 4
+    assert found.low < found.value <= found.high <= 1
+    assert stats.improvement([1.0, 2.0], [3.0, 2.0]).value == 0.5 / 4
+
+
+def test_the_last_value_is_carried_forward():
+    run = Learning([0, 10, 30], [1.0, 2.0, 3.0])
+    assert list(stats.carried_forward(run, [0, 9, 10, 29, 30, 99])) == [1, 1, 2, 2, 3, 3]
+    found = stats.curve([run, Learning([0, 20], [3.0, 4.0])])
+    assert found.steps == [0, 10, 20, 30]
+    assert found.iqm == [2.0, 2.5, 3.0, 3.5]
+    assert (found.low[0], found.high[0]) == (1.0, 3.0)
+    alone = stats.curve([run])
+    assert (alone.iqm, alone.low) == ([1.0, 2.0, 3.0], [None] * 3)
+
+
+def test_many_steps_become_an_even_grid():
+    runs_ = [Learning(range(0, 1001, 2), range(501)), Learning(range(1, 1000, 2), range(500))]
+    steps = stats.grid(runs_)
+    assert steps == list(range(0, 1001, 10))
+
+
+def test_steps_to_a_threshold():
+    run = Learning([0, 10, 20], [-9.0, -3.0, -5.0])
+    assert stats.steps_to(-3.0, run) == 10
+    assert stats.steps_to(-2.0, run) is None
+    assert stats.median([3, None, 1]) == 3
+    assert stats.median([3, None, None]) is None
+    assert stats.median([]) is None
+
+
+# --- processes
+
+
+class Notes(Unwatched):
+    def __init__(self):
+        self.said = []
+        self.at_once = self.most = 0
+
+    def started(self, name):
+        self.said.append(("started", name))
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+
+    def ended(self, name, error):
+        self.said.append(("ended", name))
+        self.at_once -= 1
+
+
+def child(tmp_path, name: str, program: str, after: str | None = None) -> Child:
+    return Child(name, (sys.executable, "-c", program), tmp_path / f"{name}.log", after)
+
+
+def test_processes_that_end_badly_do_not_stop_the_others(tmp_path):
+    kill = "import os, signal; os.kill(os.getpid(), signal.{})"
+    children = [
+        child(tmp_path, "raises", "raise RuntimeError('the motor is hot')"),
+        child(tmp_path, "killed", kill.format("SIGKILL")),
+        child(tmp_path, "crashes", kill.format("SIGSEGV")),
+        child(tmp_path, "silent", "import os; os._exit(3)"),
+        child(tmp_path, "hostile", r"import sys; sys.exit('\033[2Jgone' + 400 * 'x')"),
+        Child("missing", (str(tmp_path / "nothing"),), tmp_path / "missing.log"),
+        child(tmp_path, "well", "import os; print(os.environ['NPROC'])", after="raises"),
+    ]
+    notes = Notes()
+    errors = processes.run(children, 2, processes.THREADS, notes)
+    assert errors["raises"] == "RuntimeError: the motor is hot"
+    assert errors["killed"].startswith("killed by SIGKILL")
+    assert errors["crashes"] == "killed by SIGSEGV"
+    assert errors["silent"] == "ended with exit code 3 and said nothing"
+    assert errors["hostile"].isprintable()
+    assert len(errors["hostile"]) == 300
+    assert errors["missing"] == "could not be started: No such file or directory"
+    assert errors["well"] is None
+    assert (tmp_path / "well.log").read_text() == "1\n"
+    assert notes.most == 2
+    assert notes.said.index(("ended", "raises")) < notes.said.index(("started", "well"))
+
+
+def test_ctrl_c_ends_those_that_run(tmp_path):
+    class Impatient(Notes):
+        def waiting(self):
+            if (tmp_path / "started").exists():
+                raise KeyboardInterrupt
+
+    program = (
+        f"import pathlib, time; pathlib.Path({str(tmp_path / 'started')!r}).touch(); "
+        f"time.sleep(2); pathlib.Path({str(tmp_path / 'survived')!r}).touch()"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        processes.run([child(tmp_path, "sleeper", program)], 1, {}, Impatient())
+    assert not (tmp_path / "survived").exists()
+
+
+def test_a_training_ends_when_nobody_waits_for_it():
+    program = (
+        "import time; from dynasac.comparison.processes import end_with_parent; "
+        "end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.stdin.close()
+        assert process.wait(timeout=30) == 1
+
+
+# --- the design
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agents": ("dynasac", "td3")}, "--agents td3: there are dynasac"),
+        ({"agents": ()}, "there are dynasac"),
+        ({"agents": ("sac", "sac")}, "name each once"),
+        ({"agents": ("sac-matched",)}, "as many updates as dynasac"),
+        ({"model": "none"}, "--model none is the agent sac"),
+        ({"model": "auto"}, "no physics is known for Rail-v0"),
+        ({"seeds": 0}, "--seeds 0: at least 1"),
+        ({"real_steps": 0}, "--real-steps 0: at least 1"),
+        ({"evaluation_episodes": 0}, "--evaluation-episodes 0"),
+        ({"env": "Rial-v0"}, "did you mean Rail-v0"),
+        ({"env": "Buttons-v0"}, "continuous actions"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        agents.check(dataclasses.replace(RAIL, **changes))
+
+
+def test_budgets_are_equal_but_in_the_seed_documents_own_comparison():
+    def budgets(design):
+        return {name: agents.agent(name, design, 200).real_steps for name in design.names}
+
+    assert budgets(Design("Pendulum-v1")) == dict.fromkeys(
+        ("dynasac", "sac", "sb3-sac", "sb3-ppo"), 5000
+    )
+    seed = Design("Pendulum-v1", preset="seed")
+    assert budgets(seed) == {"dynasac": 4000, "sac": 8000, "sb3-ppo": 100_000}
+    settings = agents.agent("dynasac", seed, 200).settings
+    assert (settings["real_episodes"], settings["planning"]["stored_transitions"]) == (20, 100)
+    without = agents.agent("sac", seed, 200).settings
+    assert (without["real_episodes"], without["planning"]["stored_transitions"]) == (40, 0)
+    given = dataclasses.replace(seed, real_steps=600)
+    assert set(budgets(given).values()) == {600}
+
+
+def test_what_counts_as_solved():
+    assert results.solved(agents.Facts("Pendulum-v1", 200, None)) == pytest.approx(-145.9)
+    assert results.solved(agents.Facts("MountainCarContinuous-v0", 999, 90.0)) == 90
+    assert results.solved(agents.Facts("Rail-v0", 10, None)) is None
+
+
+def test_a_directory_belongs_to_one_comparison(tmp_path):
+    def ask(design):
+        found = [agents.agent(name, design, 10) for name in design.names]
+        claim(tmp_path / "here", design, found)
+
+    ask(RAIL)
+    ask(dataclasses.replace(RAIL, seeds=5))
+    ask(dataclasses.replace(RAIL, agents=("sac", "sb3-ppo")))
+    asked = json.loads((tmp_path / "here" / "asked.json").read_text())
+    assert set(asked["agents"]) == {"sac", "sac-matched", "dynasac", "sb3-ppo"}
+    with pytest.raises(UsageError, match=r"differs in the real steps of sac.*another --output"):
+        ask(dataclasses.replace(RAIL, agents=("sac",), real_steps=7))
+    with pytest.raises(UsageError, match="differs in model"):
+        ask(dataclasses.replace(RAIL, agents=("sac",), model="auto"))
+    (tmp_path / "here" / "asked.json").unlink()
+    (tmp_path / "here" / "thesis.txt").touch()
+    with pytest.raises(UsageError, match="already holds something"):
+        ask(RAIL)
+
+
+def test_matched_updates_wait_for_what_they_match(tmp_path):
+    contenders = [agents.agent(name, RAIL, 10) for name in RAIL.names]
+    children = planned(tmp_path, RAIL, contenders)
+    assert [one.name for one in children[:3]] == [
+        "sac/seed-0",
+        "sac-matched/seed-0",
+        "dynasac/seed-0",
+    ]
+    assert [one.after for one in children[3:]] == [None, "dynasac/seed-1", None]
+    job = agents.Job(**json.loads(children[4].command[-1]))
+    assert (job.seed, job.matched) == (1, str(tmp_path / "dynasac" / "seed-1"))
+
+
+# --- trainings and what is made of them
+
+
+def job(tmp_path: Path, **changes) -> agents.Job:
+    given = agents.Job("sac", "Rail-v0", "auto", "default", 1, 25, 2, str(tmp_path / "run"))
+    return dataclasses.replace(given, **changes)
+
+
+def test_a_training_ends_with_its_real_steps_and_evaluates_now_and_then(tmp_path):
+    agents.train(job(tmp_path))
+    rows = runs.read_metrics(tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    steps = [int(row["real_steps"]) for row in rows]
+    assert 25 <= steps[-1] < 25 + 10
+    assert steps[-2] < 25
+    at = [int(row["real_steps"]) for row in rows if row["eval_mean_return"]]
+    assert (at[0], at[-1]) == (0, steps[-1])
+    assert all(later - earlier >= 10 for earlier, later in itertools.pairwise(at[:-1]))
+    assert len(at) < len(rows)  # episodes on the rail are over after a few steps
+    assert float(rows[-1]["eval_mean_return"]) == summary["evaluation"]["mean_return"]
+
+
+def test_as_many_updates_as_another_training(tmp_path):
+    (tmp_path / "other").mkdir()
+    asked = job(tmp_path, agent="sac-matched", real_steps=5, matched=str(tmp_path / "other"))
+    with pytest.raises(UsageError, match="did not finish, so there are no updates to match"):
+        agents.train(asked)
+    (tmp_path / "other" / "summary.json").write_text('{"gradient_updates": 900}')
+    assert agents._matched(tmp_path / "other", job(tmp_path, real_steps=700), 100) == 2  # 1.5
+    assert agents._matched(tmp_path / "other", job(tmp_path, real_steps=9000), 100) == 1
+    agents.train(asked)  # all of its steps are random ones
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["updates_per_real_step"] == 900
+    assert config["model"] == "none"
+
+
+def write_run(directory: Path, steps: list[int], returns: list[float], finished: bool = True):
+    directory.mkdir(parents=True)
+    rows = [
+        {
+            "real_episodes": number,
+            "real_steps": step,
+            "eval_mean_return": value,
+            "gradient_updates": 7 * step,
+            "evaluate_seconds": 2.0,
+            "wall_seconds": 2.0 + step,
+        }
+        for number, (step, value) in enumerate(zip(steps, returns, strict=True))
+    ]
+    rows.insert(1, {**rows[0], "eval_mean_return": None})
+    runs.write_metrics(directory, rows)
+    if finished:
+        (directory / "summary.json").write_text("{}")
+
+
+@pytest.fixture
+def content(tmp_path) -> dict:
+    """Two agents, three seeds; one training of the second failed half way."""
+    design = Design("Pendulum-v1", ("sac", "sb3-ppo"), seeds=3, real_steps=20)
+    for seed, best in enumerate([-150.0, -140.0, -130.0]):
+        write_run(tmp_path / f"sac/seed-{seed}", [0, 10, 20], [-900.0, -145.0, best])
+    write_run(tmp_path / "sb3-ppo/seed-0", [0, 20], [-900.0, -800.0])
+    write_run(tmp_path / "sb3-ppo/seed-1", [0, 20], [-900.0, -140.0])
+    write_run(tmp_path / "sb3-ppo/seed-2", [0], [-900.0], finished=False)
+    found = [agents.agent(name, design, 200) for name in design.names]
+    facts = agents.Facts("Pendulum-v1", 200, None)
+    errors: dict[str, str | None] = {"sb3-ppo/seed-2": "killed by SIGSEGV", "sac/seed-0": None}
+    return results.gathered(tmp_path, design, facts, found, errors)
+
+
+def test_the_result_says_what_came_out(content):
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["threshold"] == pytest.approx(-145.9)
+    assert content["optimum"] == -125.9
+    sac, ppo = content["agents"]["sac"], content["agents"]["sb3-ppo"]
+    assert sac["mean"]["value"] == -140.0  # the end, not the best
+    assert sac["steps_to_threshold"] == {"median": 10.0, "reached": 3, "runs": 3}
+    assert sac["runs"][0]["steps"] == [0, 10, 20]
+    assert sac["runs"][0]["final"] == -150.0
+    assert sac["runs"][0]["seconds"] == 20.0
+    assert sac["runs"][0]["gradient_updates"] == 140
+    assert sac["seconds"]["median"] == 20.0
+    assert sac["curve"]["steps"] == [0, 10, 20]
+    failed = ppo["runs"][2]
+    assert (failed["error"], failed["final"], failed["steps"]) == ("killed by SIGSEGV", None, [0])
+    assert ppo["mean"]["value"] == -470.0
+    assert ppo["steps_to_threshold"] == {"median": None, "reached": 1, "runs": 2}
+    (improvement,) = content["improvement"]
+    assert (improvement["better"], improvement["than"]) == ("sac", "sb3-ppo")
+    assert improvement["probability"] == pytest.approx((3 + 1.5) / 6)
+
+
+def test_an_agent_that_always_failed_leaves_the_rest_whole(tmp_path):
+    design = Design("Pendulum-v1", ("sac", "sb3-sac"), seeds=1, real_steps=20)
+    write_run(tmp_path / "sac/seed-0", [0, 20], [-900.0, -800.0])
+    found = [agents.agent(name, design, 200) for name in design.names]
+    facts = agents.Facts("Pendulum-v1", 200, None)
+    content = results.gathered(tmp_path, design, facts, found, {})
+    assert content["agents"]["sac"]["iqm"] == {"value": -800.0, "low": None, "high": None}
+    lost = content["agents"]["sb3-sac"]
+    assert lost["runs"][0]["error"] == "ended without a result"
+    assert (lost["iqm"], lost["curve"]["steps"], content["improvement"]) == (None, [], [])
+    picture.draw(content, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_the_picture(content, tmp_path, monkeypatch):
+    content["env_id"] = r"$\frac{<b>_^"
+    content["agents"]["sb3-ppo"]["curve"]["steps"] = [0, 1000]
+    picture.draw(content, tmp_path / "curves.png")
+    image = (tmp_path / "curves.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match=r"matplotlib: pip install 'dynasac\[report\]'"):
+        picture.draw(content, tmp_path / "curves.png")
+
+
+# --- progress
+
+
+def test_the_time_left_is_that_of_what_is_known():
+    running = display.Running
+    assert display.seconds_left(["a", "b"], [running("a", 5.0, 0.0)], [], 2) is None
+    assert display.seconds_left([], [], [("a", 9.0)], 2) == 0
+    # one of a under way for 10 of its 40 seconds; b not begun, and taken for as long
+    assert display.seconds_left(["b"], [running("a", 10.0, 0.25)], [], 1) == 30 + 40
+    # those that have ended know better than those under way
+    assert display.seconds_left(["b"], [running("a", 4.0, 0.5)], [("a", 6.0), ("b", 20.0)], 2) == 11
+    # at least the longest of those under way
+    assert display.seconds_left([], [running("a", 10.0, 0.1)], [], 8) == 90
+    assert [display.in_words(s) for s in (None, 0.0, 0.2, 80.0, 600.0, 9000.0)] == [
+        "",
+        "",
+        "about 1 s left",
+        "about 80 s left",
+        "about 10 min left",
+        "about 2.5 h left",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_shown_while_it_goes_on(tmp_path, terminal):
+    everything = [
+        Child(name, (), tmp_path / f"{name}.log")
+        for name in ("sac/seed-0", "sac/seed-1", "dynasac/seed-0")
+    ]
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    budgets = {"sac": 20, "dynasac": 20}
+    write_run(tmp_path / "sac/seed-1", [0, 10], [-9.0, -8.25])
+    with display.shown(
+        tmp_path, budgets, everything, everything[1:], 2, True, console=console
+    ) as watch:
+        watch.started("sac/seed-1")
+        watch.started("dynasac/seed-0")
+        watch.waiting()
+        watch.ended("sac/seed-1", None)
+        watch.ended("dynasac/seed-0", "ValueError: [/bold] no")
+        watch.waiting()
+    said = console.file.getvalue()
+    assert "sac seed 1: mean return -8.2 after 10 real steps, 0 s" in said
+    assert "dynasac seed 0 failed: ValueError: [/bold] no" in said
+    assert ("\x1b" in said) == terminal
+    if not terminal:
+        assert [line[:7] for line in said.splitlines()] == ["[2 of 3", "[3 of 3"]
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]", said)
