@@ -105,10 +105,21 @@ def test_one_contender_dies_and_the_comparison_is_completed_later(tmp_path):
     assert content["agents"]["sb3-sac"]["runs"][0]["steps"] == [0, 4]
 
 
+HEEDS_CTRL_C = (
+    "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""what was started in the background of a shell ignores Ctrl-C, and so does all that it starts"""
+
+
 def test_ctrl_c_leaves_nothing_behind_that_runs(tmp_path):
     (tmp_path / "slow").touch()
     process = subprocess.Popen(
-        command("--agents", "sac", "--seeds=1", "--evaluation-episodes=1", "--output=out"),
+        [
+            sys.executable,
+            "-c",
+            HEEDS_CTRL_C,
+            *command("--agents", "sac", "--seeds=1", "--evaluation-episodes=1", "--output=out"),
+        ],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

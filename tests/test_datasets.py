@@ -163,7 +163,7 @@ def test_rewards_that_a_simulator_gives(tmp_path):
     model = SimulatorModel(_Pendulum())
     logged = datasets.read(tmp_path / "log.csv", PENDULUM, model=model)
     np.testing.assert_allclose(logged.transitions.reward, rewards, rtol=1e-4)
-    assert logged.rewards_of == "SimulatorModel"
+    assert logged.rewards_of == model.name
 
 
 class _Pendulum(gym.Wrapper):
