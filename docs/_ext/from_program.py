@@ -142,7 +142,10 @@ def modules(names: str) -> str:
 
 
 def _module(full: str) -> str:
-    lines = [f"## {full.removeprefix('dynasac.')}", "", "```{eval-rst}", f".. automodule:: {full}"]
+    heading = f"## {full.removeprefix('dynasac.')}"
+    # what a package takes from its modules is described with them
+    directive = [f".. automodule:: {full}", "   :ignore-module-all:"]
+    lines = [heading, "", "```{eval-rst}", *directive]
     return "\n".join([*lines, "```", ""])
 
 

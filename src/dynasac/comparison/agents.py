@@ -22,28 +22,25 @@ SEED_PPO_STEPS = 100_000
 
 @dataclass(frozen=True)
 class Design:
-    """What is to be compared.
-
-    Attributes:
-        env: Gymnasium environment id, or MODULE:ID, which other processes can import.
-        agents: of `NAMES`; None for those that the preset is about.
-        seeds: how many, from 0.
-        real_steps: of each agent; None for what plain SAC has by default, or with the preset
-            "seed" for each agent what the seed document gives it.
-        model: of the agent dynasac, as on the command line.
-        preset: "default", or "seed" for the seed document's own comparison.
-        threshold: mean return that counts as solved; None for what is known of the environment.
-        evaluation_episodes: of each evaluation; episode k starts from `reset(seed=10000 + k)`.
-    """
+    """What is to be compared."""
 
     env: str
+    """Gymnasium environment id, or MODULE:ID, which other processes can import"""
     agents: tuple[str, ...] | None = None
+    """of `NAMES`; None for those that the preset is about"""
     seeds: int = 5
+    """how many, from 0"""
     real_steps: int | None = None
+    """of each agent; None for what plain SAC has by default, or with the preset "seed" for each
+    agent what the seed document gives it"""
     model: str = "auto"
+    """of the agent dynasac, as on the command line"""
     preset: str = "default"
+    """`default`, or "seed" for the seed document's own comparison"""
     threshold: float | None = None
+    """mean return that counts as solved; None for what is known of the environment"""
     evaluation_episodes: int = 100
+    """of each evaluation; episode k starts from `reset(seed=10000 + k)`"""
 
     @property
     def names(self) -> tuple[str, ...]:
