@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import probes
 import pytest
+from conftest import SMALL
 from rich.console import Console
 
-from dynasac import UsageError, runs
+from dynasac import DynaSAC, UsageError, runs
 from dynasac.comparison import Design, agents, claim, display, picture, planned, processes, results
 from dynasac.comparison import statistics as stats
 from dynasac.comparison.processes import Child, Unwatched
@@ -34,7 +36,7 @@ def test_the_interquartile_mean_leaves_out_a_quarter_on_either_side():
 
 
 def test_intervals_hold_the_estimate_and_shrink_with_more_seeds():
-    few, many = [0.0, 1.0, 2.0, 3.0], list(np.linspace(0, 3, 64))
+    few, many = [0.0, 0.75, 1.5, 2.25, 3.0], list(np.linspace(0, 3, 64))
     narrow, wide = stats.estimate(many, stats.mean), stats.estimate(few, stats.mean)
     assert wide.low < wide.value == 1.5 < wide.high
     assert narrow.high - narrow.low < (wide.high - wide.low) / 2
@@ -44,28 +46,48 @@ def test_intervals_hold_the_estimate_and_shrink_with_more_seeds():
     assert (narrow.high - narrow.low) / 2 == pytest.approx(half, rel=0.1)
 
 
-def test_one_seed_has_no_interval_and_equal_seeds_have_one_without_width():
-    assert stats.estimate([4.0], stats.iqm) == (4.0, None, None)
-    assert stats.estimate([4.0, 4.0, 4.0], stats.iqm) == (4.0, 4.0, 4.0)
-    assert stats.improvement([1.0], [0.0, 2.0]) == (0.5, None, None)
-    assert stats.improvement([1.0, 1.0], [1.0, 1.0]) == (0.5, 0.5, 0.5)
+def test_few_seeds_have_no_interval_and_equal_ones_have_one_without_width():
+    assert stats.estimate([4.0, 2.0, 3.0, 3.0], stats.mean) == (3.0, None, None)
+    assert stats.estimate(5 * [4.0], stats.iqm) == (4.0, 4.0, 4.0)
+    assert stats.improvement([1.0, 1.0, 1.0, 1.0], 5 * [0.0]) == (1.0, None, None)
+    assert stats.curve(4 * [Learning([0], [1.0])]).low == [None]
 
 
 def test_probability_of_improvement_counts_pairs_and_halves_of_ties():
-    found = stats.improvement([3.0, 2.0], [1.0, 2.0])
-    assert found.value == 3.5 / 4
-    assert found.low < found.value <= found.high <= 1
+    assert stats.improvement([3.0, 2.0], [1.0, 2.0]).value == 3.5 / 4
     assert stats.improvement([1.0, 2.0], [3.0, 2.0]).value == 0.5 / 4
+    ours, theirs = [5.0, 4.0, 4.0, 3.0, 1.0], [0.0, 1.0, 2.0, 3.0, 4.0]
+    value, low, high = stats.improvement(ours, theirs)
+    assert low < value == 19 / 25 < high < 1
+    mirrored = stats.improvement(theirs, ours)
+    assert mirrored == pytest.approx((1 - value, 1 - high, 1 - low))
+
+
+def test_always_better_in_few_seeds_is_not_certain():
+    worse, better = list(np.arange(0.0, 5)), list(np.arange(5.0, 10))
+    value, low, high = stats.improvement(better, worse)
+    assert (value, high) == (1, 1)
+    assert low == pytest.approx(0.643, abs=0.001)  # worked out by hand from Newcombe's formula
+    assert stats.improvement(worse, better) == (0, 0, pytest.approx(1 - low))
+    assert low < stats.improvement(4 * better, 4 * worse).low < 1
+
+
+@pytest.mark.parametrize(("shift", "truth"), [(0.0, 0.5), (1.5, 0.856), (3.0, 0.983)])
+def test_nineteen_of_twenty_intervals_hold_the_probability(shift, truth):
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(shift, 1, (600, 5)).tolist(), rng.normal(0, 1, (600, 5)).tolist()
+    found = [stats.improvement(x, y) for x, y in zip(ours, theirs, strict=True)]
+    assert 0.92 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.98
 
 
 def test_the_last_value_is_carried_forward():
     run = Learning([0, 10, 30], [1.0, 2.0, 3.0])
     assert list(stats.carried_forward(run, [0, 9, 10, 29, 30, 99])) == [1, 1, 2, 2, 3, 3]
-    found = stats.curve([run, Learning([0, 20], [3.0, 4.0])])
-    assert found.steps == [0, 10, 20, 30]
-    assert found.iqm == [2.0, 2.5, 3.0, 3.5]
-    assert (found.low[0], found.high[0]) == (1.0, 3.0)
     alone = stats.curve([run])
+    assert stats.curve([run, Learning([0, 20], [3.0, 4.0])]).steps == [0, 10, 20, 30]
+    assert stats.curve([run, Learning([0, 20], [3.0, 4.0])]).iqm == [2.0, 2.5, 3.0, 3.5]
+    found = stats.curve(5 * [run])
+    assert (found.low, found.high) == (found.iqm, found.iqm)
     assert (alone.iqm, alone.low) == ([1.0, 2.0, 3.0], [None] * 3)
 
 
@@ -250,18 +272,27 @@ def job(tmp_path: Path, **changes) -> agents.Job:
     return dataclasses.replace(given, **changes)
 
 
-def test_a_training_ends_with_its_real_steps_and_evaluates_now_and_then(tmp_path):
+def test_a_training_ends_exactly_with_its_real_steps_and_evaluates_now_and_then(tmp_path):
     agents.train(job(tmp_path))
     rows = runs.read_metrics(tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     steps = [int(row["real_steps"]) for row in rows]
-    assert 25 <= steps[-1] < 25 + 10
-    assert steps[-2] < 25
+    assert steps[-1] == summary["real_steps"] == 25
     at = [int(row["real_steps"]) for row in rows if row["eval_mean_return"]]
     assert (at[0], at[-1]) == (0, steps[-1])
     assert all(later - earlier >= 10 for earlier, later in itertools.pairwise(at[:-1]))
     assert len(at) < len(rows)  # episodes on the rail are over after a few steps
     assert float(rows[-1]["eval_mean_return"]) == summary["evaluation"]["mean_return"]
+
+
+def test_real_steps_that_run_out_truncate_an_episode():
+    idle = dataclasses.replace(SMALL.planning, first_updates=0, updates=0)
+    config = dataclasses.replace(SMALL, planning=idle, updates_per_real_step=0)
+    agent = DynaSAC(agents.Rationed(gym.make("Clock-v0"), 13), "none", config).learn(13)
+    assert agent.state.counts[:2] == (2, 13)
+    assert not np.asarray(agent.state.replay.transitions.terminated).any()
+    assert agent.spaces.episode_steps == 10
+    assert len(agent.evaluate(1).returns) == 1  # in environments without the ration
 
 
 def test_as_many_updates_as_another_training(tmp_path):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
+
 from .. import baselines, evaluation, presets, recording, runs
 from ..agent import DynaSAC, resolved
 from ..checkpoint import read_json
@@ -177,9 +179,27 @@ def train(job: Job) -> None:
         _train_ours(job)
 
 
+class Rationed(gym.Wrapper):
+    """An environment of so many steps in all: the episode in which they run out is truncated."""
+
+    def __init__(self, env: gym.Env, steps: int):
+        super().__init__(env)
+        self._left = steps
+
+    @property
+    def spec(self):
+        """Of the environment itself: what is made from it for evaluations is not rationed."""
+        return self.env.spec
+
+    def step(self, action):
+        self._left -= 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated or self._left <= 0, info
+
+
 def _train_ours(job: Job) -> None:
     model = job.model if job.agent == "dynasac" else "none"
-    env = evaluation.make(job.env)
+    env = Rationed(evaluation.make(job.env), job.real_steps)
     episode_steps = spaces_of(env).episode_steps
     config = _config(job.agent, model, job.preset, job.real_steps, episode_steps)
     if job.matched:
