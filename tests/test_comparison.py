@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,19 @@ from conftest import SMALL
 from rich.console import Console
 
 from dynasac import DynaSAC, UsageError, runs
-from dynasac.comparison import Design, agents, claim, display, picture, planned, processes, results
+from dynasac.comparison import (
+    Design,
+    agents,
+    claim,
+    compare,
+    display,
+    held,
+    module_paths,
+    picture,
+    planned,
+    processes,
+    results,
+)
 from dynasac.comparison import statistics as stats
 from dynasac.comparison.processes import Child, Unwatched
 from dynasac.comparison.statistics import Learning
@@ -221,34 +234,92 @@ def test_budgets_are_equal_but_in_the_seed_documents_own_comparison():
     assert (settings["real_episodes"], settings["planning"]["stored_transitions"]) == (20, 100)
     without = agents.agent("sac", seed, 200).settings
     assert (without["real_episodes"], without["planning"]["stored_transitions"]) == (40, 0)
+    matched = dataclasses.replace(seed, agents=("dynasac", "sac-matched"))
+    assert budgets(matched) == {"dynasac": 4000, "sac-matched": 4000}
     given = dataclasses.replace(seed, real_steps=600)
     assert set(budgets(given).values()) == {600}
 
 
 def test_what_counts_as_solved():
-    assert results.solved(agents.Facts("Pendulum-v1", 200, None)) == pytest.approx(-145.9)
-    assert results.solved(agents.Facts("MountainCarContinuous-v0", 999, 90.0)) == 90
-    assert results.solved(agents.Facts("Rail-v0", 10, None)) is None
+    pendulum = agents.Facts("Pendulum-v1", 200, None)
+    car = agents.Facts("MountainCarContinuous-v0", 999, 90.0)
+    assert results.solved(pendulum, 100) == pytest.approx(-145.9)
+    assert results.solved(car, 100) == 90
+    assert results.solved(agents.Facts("Rail-v0", 10, None), 100) is None
+    # the optimum and the threshold are about the mean of 100 episodes
+    assert results.solved(pendulum, 20) is results.solved(car, 99) is None
 
 
 def test_a_directory_belongs_to_one_comparison(tmp_path):
     def ask(design):
         found = [agents.agent(name, design, 10) for name in design.names]
-        claim(tmp_path / "here", design, found)
+        with held(tmp_path / "here"):
+            return [one.name for one in claim(tmp_path / "here", design, found)]
 
-    ask(RAIL)
+    assert ask(RAIL) == ["sac", "sac-matched", "dynasac"]
     ask(dataclasses.replace(RAIL, seeds=5))
-    ask(dataclasses.replace(RAIL, agents=("sac", "sb3-ppo")))
+    added = ask(dataclasses.replace(RAIL, agents=("sb3-ppo", "sac")))
+    assert added == ["sac", "sac-matched", "dynasac", "sb3-ppo"]
     asked = json.loads((tmp_path / "here" / "asked.json").read_text())
-    assert set(asked["agents"]) == {"sac", "sac-matched", "dynasac", "sb3-ppo"}
-    with pytest.raises(UsageError, match=r"differs in the real steps of sac.*another --output"):
+    assert list(asked["agents"]) == added
+    with pytest.raises(UsageError, match=r"differs in the real steps of sac: .*another --output"):
         ask(dataclasses.replace(RAIL, agents=("sac",), real_steps=7))
     with pytest.raises(UsageError, match="differs in model"):
         ask(dataclasses.replace(RAIL, agents=("sac",), model="auto"))
+    (tmp_path / "here" / "asked.json").write_text('{"agents": {"sac": {"real_steps": 7}}}')
+    with pytest.raises(UsageError, match="not written by this version"):
+        ask(RAIL)
     (tmp_path / "here" / "asked.json").unlink()
     (tmp_path / "here" / "thesis.txt").touch()
     with pytest.raises(UsageError, match="already holds something"):
         ask(RAIL)
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"thesis.txt", ".lock"}
+
+
+def test_one_comparison_at_a_time_in_a_directory(tmp_path):
+    """A second one would remove what the first has not finished."""
+    design = Design("Rail-v0", ("sac",), seeds=1)
+    unfinished = tmp_path / "out" / "sac" / "seed-0" / "metrics.csv"
+    program = (
+        "import sys; from pathlib import Path; from dynasac.comparison import held\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "out")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        unfinished.parent.mkdir(parents=True)
+        unfinished.touch()
+        (tmp_path / "out" / "asked.json").touch()
+        with pytest.raises(UsageError, match="out is in use by another comparison: wait for it"):
+            compare(design, tmp_path / "out")
+        assert unfinished.exists()
+        other.kill()
+    with held(tmp_path / "out"):
+        pass
+
+
+def test_modules_are_looked_for_in_the_current_directory_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jinja2.py").write_text("raise RuntimeError('planted')")
+    (tmp_path / "rig.py").write_text("")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert module_paths() == sys.path
+    for inserted in ("", str(tmp_path)):
+        monkeypatch.setattr(sys, "path", [inserted, *sys.path])
+        assert module_paths() == [*filter(None, sys.path[1:]), str(tmp_path)]
+    design = Design("Rail-v0", ("sac",), seeds=1)
+    (only,) = planned(tmp_path, design, [agents.agent("sac", design, 10)])
+    python = only.command[: only.command.index("-m")]
+    done = subprocess.run(
+        [*python, "-c", "import rig, jinja2"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(module_paths())},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_matched_updates_wait_for_what_they_match(tmp_path):
@@ -324,6 +395,9 @@ def write_run(directory: Path, steps: list[int], returns: list[float], finished:
     ]
     rows.insert(1, {**rows[0], "eval_mean_return": None})
     runs.write_metrics(directory, rows)
+    directory.with_name(f"{directory.name}.log").touch()
+    made = {"versions": {"jax": "1", "numpy": "2"}, "machine": "a machine", "date": "2026-01-02"}
+    (directory / "config.json").write_text(json.dumps(made))
     if finished:
         (directory / "summary.json").write_text("{}")
 
@@ -361,8 +435,67 @@ def test_the_result_says_what_came_out(content):
     assert ppo["mean"]["value"] == -470.0
     assert ppo["steps_to_threshold"] == {"median": None, "reached": 1, "runs": 2}
     (improvement,) = content["improvement"]
-    assert (improvement["better"], improvement["than"]) == ("sac", "sb3-ppo")
-    assert improvement["probability"] == pytest.approx((3 + 1.5) / 6)
+    assert improvement == {
+        "better": "sac",
+        "than": "sb3-ppo",
+        "better_steps": 20.0,
+        "than_steps": 20.0,
+        "probability": pytest.approx((3 + 1.5) / 6),
+        "low": None,
+        "high": None,
+    }
+    assert content["versions"] == {"jax": "1", "numpy": "2"}
+    assert (content["machine"], content["date"]) == ("a machine", "2026-01-02")
+
+
+def gathered(directory: Path, design: Design, *added: str) -> dict:
+    everyone = [agents.agent(name, design, 200) for name in (*design.names, *added)]
+    return results.gathered(directory, design, agents.Facts("Pendulum-v1", 200, None), everyone, {})
+
+
+def test_what_is_not_asked_for_again_is_still_in_the_result(tmp_path):
+    """Other agents, further seeds, and what each run was made with and when."""
+    for seed in range(3):
+        write_run(tmp_path / f"sac/seed-{seed}", [0, 20], [-900.0, -140.0 - seed])
+    write_run(tmp_path / "dynasac/seed-0", [0, 20], [-900.0, -130.0])
+    write_run(tmp_path / "dynasac/seed-1", [0], [-900.0], finished=False)
+    later = {"versions": {"jax": "1.1"}, "packages": {"torch": "3"}, "date": "2026-02-03"}
+    (tmp_path / "dynasac/seed-0/config.json").write_text(json.dumps(later))
+    design = Design("Pendulum-v1", ("sac",), seeds=1, real_steps=20)
+    content = gathered(tmp_path, design, "dynasac")
+    assert content["seeds"] == [0, 1, 2]
+    sac, dynasac = content["agents"]["sac"]["runs"], content["agents"]["dynasac"]["runs"]
+    assert [run["final"] for run in sac] == [-140, -141, -142]
+    assert [run["error"] for run in dynasac] == [None, "ended without a result"]
+    assert content["real_steps"] == {"sac": 20, "dynasac": 20}
+    assert sac[0]["versions"] == {"jax": "1", "numpy": "2"}
+    assert (dynasac[0]["versions"], dynasac[0]["machine"]) == ({"jax": "1.1", "torch": "3"}, None)
+    assert content["versions"] == {"jax": "1, 1.1", "numpy": "2", "torch": "3"}
+    assert content["date"] == "2026-01-02, 2026-02-03"
+
+
+def test_after_unequal_real_steps_it_is_said_after_how_many(tmp_path):
+    for seed in range(5):
+        write_run(tmp_path / f"dynasac/seed-{seed}", [0, 40], [-900.0, -140.0 - seed])
+        sac = [-900.0, -150.0 - seed, -130.0 - seed]
+        write_run(tmp_path / f"sac/seed-{seed}", [0, 39, 80], sac)
+        write_run(tmp_path / f"sb3-ppo/seed-{seed}", [0, 4096], [-900.0, -160.0])
+    found = gathered(tmp_path, Design("Pendulum-v1", ("dynasac", "sac", "sb3-ppo"), preset="seed"))
+    assert found["agents"]["sb3-ppo"]["steps"] == {"median": 4096}  # its budget is 100,000
+    assert [tuple(one.values())[1:5] for one in found["improvement"]] == [
+        ("sac", 40, 80, 0),
+        ("sac", 40, 40, 1),
+        ("sb3-ppo", 40, 4096, 1),  # when the other had made 40, it was not evaluated
+    ]
+
+
+def test_it_is_said_how_well_updates_match(tmp_path):
+    write_run(tmp_path / "dynasac/seed-0", [0, 20], [-900.0, -130.0])
+    write_run(tmp_path / "sac-matched/seed-0", [0, 22], [-900.0, -140.0])
+    design = Design("Pendulum-v1", ("dynasac", "sac-matched"), seeds=1, real_steps=20)
+    content = gathered(tmp_path, design)
+    assert content["agents"]["dynasac"]["gradient_updates"] == {"median": 140}
+    assert content["agents"]["sac-matched"]["updates_to_dynasac"] == {"median": pytest.approx(1.1)}
 
 
 def test_an_agent_that_always_failed_leaves_the_rest_whole(tmp_path):

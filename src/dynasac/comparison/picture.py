@@ -63,7 +63,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     axes.set_ylabel(f"mean return of {content['evaluation']['episodes']} fixed episodes")
     axes.set_title(
         f"{content['env_id']}: interquartile mean of {seeds} seed{'' if seeds == 1 else 's'}"
-        + (", 95% interval" if seeds > 1 else ""),
+        + (", 95% intervals" if any(None not in one["low"] for one in drawn.values()) else ""),
         parse_math=False,
     )
     axes.grid(alpha=0.3)
