@@ -13,7 +13,8 @@ from .start import configure
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare agents with equal real steps, equal evaluation and several seeds."""
+    """Compare agents with several seeds, equal evaluation and, but for --preset seed, equal real
+    steps."""
 
     env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """Gymnasium environment id, or MODULE:ID"""

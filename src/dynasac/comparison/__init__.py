@@ -1,4 +1,4 @@
-"""Agents × seeds: equal real steps, equal evaluation, and what can be said of the difference.
+"""Agents × seeds: equal evaluation after known real steps, and what can be said of the difference.
 
     from dynasac.comparison import Design, compare
 

@@ -84,7 +84,8 @@ def solved(facts: Facts, episodes: int) -> float | None:
 
 def seeds(output: Path, name: str, design: Design) -> list[int]:
     """Those that were asked for and all that were ever begun, each of which has a log."""
-    begun = {int(log.stem.removeprefix("seed-")) for log in (output / name).glob("seed-*.log")}
+    logs = [log.stem.removeprefix("seed-") for log in (output / name).glob("seed-*.log")]
+    begun = {int(seed) for seed in logs if seed.isdecimal()}
     return sorted(begun.union(range(design.seeds) if name in design.names else ()))
 
 
