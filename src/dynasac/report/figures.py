@@ -932,7 +932,7 @@ def improvement(name: str, comparison: ComparisonData) -> Figure | None:
             "type": "scatter",
             "mode": "markers",
             "x": [p for _, _, p, *_ in pairs],
-            "y": [f"{names[a]}<br>over {names[b]}{on}" for a, b, *_, on in pairs],
+            "y": [f"{names[a]}<br>over {names[b]}{on and f'<br>{on}'}" for a, b, *_, on in pairs],
             "error_x": {
                 "type": "data",
                 "symmetric": False,
@@ -957,32 +957,35 @@ def improvement(name: str, comparison: ComparisonData) -> Figure | None:
         "yaxis": axis(autorange="reversed", type="category"),
         "shapes": [{**rule, "line": {"color": MUTED, "width": 1.5, "dash": "dash"}}],
     }
+    rows = tuple(
+        (
+            f"{isolated(a)} over {isolated(b)}{on and f', after {on}'}",
+            *(_share(v) for v in (p, low, high)),
+        )
+        for a, b, p, low, high, on in pairs
+    )
     says = (
         "Probability that a run of the first agent ends with a higher return than one of the "
         f"second{_with_intervals(low for *_, low, _, _ in pairs)}; at the dashed line neither is "
-        "better. "
-        + "; ".join(f"{isolated(a)} over {isolated(b)}{on} {p:.0%}" for a, b, p, _, _, on in pairs)
-        + "."
+        "better. " + "; ".join(f"{row[0]} {row[1]}" for row in rows) + "."
     )
     if not equal:
         says += (
             " Where it is after different numbers of real steps, more steps may be all there is."
         )
     title = "Probability of improvement"
-    rows = tuple(
-        (f"{isolated(a)} over {isolated(b)}{on}", *(_share(v) for v in (p, low, high)))
-        for a, b, p, low, high, on in pairs
-    )
     table = Table(title, ("pair", "probability", "95% low", "95% high"), rows)
-    return Figure(name, title, says, data, layout, table, height=110 + 48 * len(pairs))
+    return Figure(
+        name, title, says, data, layout, table, height=110 + (48 if equal else 64) * len(pairs)
+    )
 
 
 def _on(item: Json) -> str:
     """After how many real steps of each two agents are told apart."""
     ours, theirs = number(item.get("better_steps")), number(item.get("than_steps"))
-    if ours == theirs:
-        return f", after {told(ours)} steps each"
-    return f", after {told(ours)} and {told(theirs)} steps"
+    return (
+        f"{told(ours)} steps each" if ours == theirs else f"{told(ours)} and {told(theirs)} steps"
+    )
 
 
 def _with_intervals(lows: Iterable[float | None]) -> str:
