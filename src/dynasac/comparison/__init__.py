@@ -124,7 +124,8 @@ def claim(output: Path, design: Design, contenders: Sequence[Agent]) -> list[Age
             f"the {'settings' if mine.real_steps == theirs.real_steps else 'real steps'}"
             f" of {mine.name}"
             for mine in contenders
-            if (theirs := before.get(mine.name, mine)) != mine
+            if (theirs := before.get(mine.name, mine)).real_steps != mine.real_steps
+            or theirs.settings != mine.settings
         ]
         if differ:
             raise UsageError(
