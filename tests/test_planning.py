@@ -97,6 +97,29 @@ def test_where_observations_are_unbounded_half_of_the_starts_are_resets():
     assert planning.for_spaces(unbounded, asked) == asked
 
 
+def test_the_return_in_a_model_is_that_of_whole_episodes(learner):
+    spaces = SPACES._replace(episode_steps=7)
+    key = jax.random.key(2)
+    found = float(planning.policy_return(learner.actor, model, spaces, key, count=5))
+    returns = []
+    for reset in jax.random.split(jax.random.split(key)[0], 5):
+        observation, total = model.initial_observation(reset), 0.0
+        for _ in range(7):
+            unit = learner.actor.mode(spaces.observation.to_unit(observation))
+            result = model.step(observation, spaces.action.from_unit(unit), key)  # it has no noise
+            observation, total = result.next_observation, total + float(result.reward)
+            if result.terminated:
+                break
+        returns.append(total)
+    assert found == pytest.approx(np.mean(returns), rel=1e-5)
+
+
+def test_an_episode_in_a_model_ends_where_it_terminates(learner):
+    found = planning.policy_return(learner.actor, probes.Countdown(), SPACES, KEY)
+    assert SPACES.episode_steps > 3
+    assert float(found) == 3.0
+
+
 def test_starts_in_space_fill_it():
     weights = StartWeights(space=1.0)
     x = np.asarray(starts(model, memory(), weights, SPACES.observation, 4000, KEY))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import probes
 import pytest
 from conftest import SMALL, SMALL_SAC
 
-from dynasac import DynaSAC, Pendulum, StartWeights, Transition, UsageError, preset
+from dynasac import DynaSAC, Pendulum, StartWeights, Transition, UsageError, planning, preset
 from dynasac.agent import Silent
 from dynasac.training import Counts, updates_to_come
 
@@ -400,6 +401,33 @@ def test_a_model_is_learned_from_logged_transitions_alone():
     assert agent.state.counts.real_steps == 0
     assert agent.state.counts.gradient_updates == config.planning.first_updates
     assert agent.state.counts.synthetic_transitions > 0
+
+
+@pytest.mark.parametrize(("now", "before"), [(1.0, 2.0), (2.0, 1.0), (2.0, 2.0)])
+def test_after_planning_the_better_policy_in_the_model_is_kept(monkeypatch, now, before):
+    agent = DynaSAC("Rail-v0", probes.Slide(speed=0.8), ADAPTING).learn(real_episodes=0)
+    earlier, judged = agent.state.sac, iter([now, before])
+    models = []
+
+    def returns(actor, model, spaces, key):
+        models.append(float(model.speed))
+        return jnp.asarray(next(judged))
+
+    monkeypatch.setattr(planning, "policy_return", returns)
+    agent.remember(slid()).learn(real_episodes=0)
+    assert models == [pytest.approx(0.5, rel=1e-3)] * 2
+    kept = eqx.tree_equal(agent.state.sac, earlier)
+    assert kept == (before > now)
+    said = "the policy from before is kept: its return in the model is 2, the new one's 1"
+    assert (said in agent.state.adaptation.sentence) == kept
+
+
+def test_a_model_that_was_learned_from_nothing_does_not_judge_policies(monkeypatch):
+    monkeypatch.delattr(planning, "policy_return")
+    quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
+    agent = DynaSAC("Rail-v0", "ensemble", with_(adapt="ensemble", ensemble=quick))
+    agent.remember(slid()).learn(real_episodes=1)
+    assert agent.state.counts.planned == 2
 
 
 CHUNKED_LOG = with_(ADAPTING, planning={"first_updates": 600, "updates": 300})

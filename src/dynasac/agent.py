@@ -345,12 +345,13 @@ class DynaSAC:
             )
         adaptation = self._template(written.get("adaptation", {}))
         self.state = self.state._replace(adaptation=adaptation)
-        policy, replay, learned, simulated, counts, train_return, learning = checkpoint.load_tree(
-            folder / "state", self._training_tree()
+        policy, earlier, replay, learned, simulated, counts, train_return, learning = (
+            checkpoint.load_tree(folder / "state", self._training_tree())
         )
         self._restore(policy)
         model, trust = learned
         self.state = self.state._replace(
+            earlier=earlier,
             replay=replay,
             adaptation=adaptation._replace(model=model or adaptation.model, trust=trust),
             simulation=simulated,
@@ -367,6 +368,7 @@ class DynaSAC:
         model = self.model if isinstance(self.model, DynamicsModel) else None
         return (
             self._policy_tree(),
+            state.earlier,
             state.replay,
             (model, state.adaptation.trust),
             state.simulation,

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from .errors import UsageError
 
-FORMAT = 5
+FORMAT = 6
 Tree = TypeVar("Tree")
 
 

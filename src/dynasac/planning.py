@@ -495,6 +495,32 @@ def lookahead_action(
     return spaces.action.from_unit(_best(actions, values))
 
 
+@eqx.filter_jit
+def policy_return(
+    actor: Actor, model: DynamicsModel, spaces: Spaces, key: PRNGKeyArray, count: int = 64
+) -> Float[Array, ""]:
+    """The mean return, undiscounted, of the deterministic policy over whole episodes in the model.
+
+    They begin at its resets and end at termination or the time limit. Consumes `key`, on which
+    alone it depends where they begin.
+    """
+    reset_key, steps_key = jax.random.split(key)
+    starts = jax.vmap(model.initial_observation)(jax.random.split(reset_key, count))
+
+    def step(carry, key):
+        observation, alive, total = carry
+        action = spaces.action.from_unit(actor.mode(spaces.observation.to_unit(observation)))
+        result = jax.vmap(model.step)(observation, action, jax.random.split(key, count))
+        total += jnp.where(alive, result.reward, 0.0)
+        alive &= ~result.terminated
+        observation = jnp.where(alive[:, None], result.next_observation, observation)
+        return (observation, alive, total), None
+
+    carry = (starts, jnp.ones(count, bool), jnp.zeros(count))
+    (_, _, total), _ = jax.lax.scan(step, carry, jax.random.split(steps_key, spaces.episode_steps))
+    return total.mean()
+
+
 def visited_box(model: DynamicsModel, spaces: Spaces, seed: int, rollouts: int = 64) -> Spaces:
     """Measure the components that the environment leaves unbounded, by random actions in the model.
 

@@ -51,6 +51,8 @@ class TrainingState(NamedTuple):
     """Everything that training changes: what a checkpoint holds."""
 
     sac: SACState
+    earlier: SACState
+    """the learner when the last phase of planning began"""
     replay: ReplayState
     adaptation: Adaptation
     """the model at hand"""
@@ -117,8 +119,10 @@ def initial(task: Task) -> TrainingState:
     """A learner that knows nothing, an empty replay, and the model as it was given."""
     sizes = (task.spaces.observation.size, task.spaces.action.size)
     planned = task.config.planning
+    learner = sac.create(task.config.sac, task.spaces, task.seed)
     return TrainingState(
-        sac=sac.create(task.config.sac, task.spaces, task.seed),
+        sac=learner,
+        earlier=learner,
         replay=replay.create(task.config.replay_capacity, *sizes),
         adaptation=ladder.at_hand(task.model, planned),
         learning=sac.no_metrics(),
@@ -294,7 +298,7 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
 
     In a model that has changed a new learner begins: one that has already been through such a phase
     learns worse in the next (Nikishin et al. 2022, "The primacy bias"). Otherwise the old one goes
-    on, at the final learning rate. Logged transitions get the updates that they would have got on
+    on, at the final learning rate. Whichever is better in the model is kept. Logged transitions get the updates that they would have got on
     the way, had they been collected.
     """
     config, adaptation, counts = task.config.planning, state.adaptation, state.counts
@@ -302,9 +306,11 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
     total = config.first_updates if begins else config.updates
     total += _updates_of_logged(task, counts)
     annealing = total if begins else 0
-    if adaptation.changed and state.counts.planned and not state.counts.phase_updates:
-        seed = np.random.SeedSequence((task.seed, state.counts.planned)).generate_state(1)
-        state = state._replace(sac=sac.create(task.config.sac, task.spaces, int(seed[0])))
+    if not state.counts.phase_updates:
+        state = state._replace(earlier=state.sac)
+        if adaptation.changed and state.counts.planned:
+            seed = np.random.SeedSequence((task.seed, state.counts.planned)).generate_state(1)
+            state = state._replace(sac=sac.create(task.config.sac, task.spaces, int(seed[0])))
     if task.config.adapt == "ensemble" and adaptation.model is None:
         total = 0  # nothing is known yet
     spaces = spaces_at(task, adaptation)
@@ -337,6 +343,8 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             ),
         )
         observer.progress(state, "plan")
+    if total and state.counts.planned:
+        state = _better_kept(task, state, key)
     counts = state.counts
     return state._replace(
         counts=counts._replace(
@@ -346,6 +354,33 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             planned_logged=counts.logged_transitions,
         )
     )
+
+
+def _better_kept(task: Task, state: TrainingState, key: jax.Array) -> TrainingState:
+    """The learner from before this phase of planning, if its policy is worth more in the model.
+
+    A model that was learned from nothing is no judge: it knows only what was seen. Nor is there one
+    where the updates were on the replay alone, or the model runs on the host.
+    """
+    adaptation, model = state.adaptation, state.adaptation.model
+    in_model = isinstance(model, DynamicsModel) and not task.config.planning.stored_transitions
+    if not in_model or adaptation.rung == "ensemble":
+        return state
+    now, before = (
+        float(planning.policy_return(learner.averaged_actor, model, task.spaces, key))
+        for learner in (state.sac, state.earlier)
+    )
+    if now >= before:
+        return state
+    state = state._replace(sac=state.earlier)
+    if not adaptation.changed:
+        return state
+    said = (
+        f"the policy from before is kept: its return in the model is {before:.4g}, the new one's "
+        f"{now:.4g}; more --planning.first-updates may help"
+    )
+    sentence = "; ".join(filter(None, [adaptation.sentence, said]))
+    return state._replace(adaptation=adaptation._replace(sentence=sentence))
 
 
 def _updates_of_logged(task: Task, counts: Counts) -> int:
