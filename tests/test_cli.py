@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dynasac import UsageError, cli, recording
+from dynasac import DynaSAC, UsageError, cli, recording
 
 TESTS = Path(__file__).parent
 TINY = [
@@ -439,3 +439,32 @@ def test_check_model_on_a_log_takes_no_real_step(tmp_path, capsys, monkeypatch):
     assert report["agrees"] is False
     assert report["fit"]["agrees"] is True
     assert report["fit"]["parameters"][0]["after"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_an_own_model_is_not_replaced_by_the_known_physics(tmp_path, capsys):
+    """The policy needs none; lookahead asks for the one that was trained with."""
+    (tmp_path / "rough.py").write_text(
+        "import dynasac\n\n\nclass Rough(dynasac.Pendulum):\n    drag: float = 0.1\n"
+    )
+    model = "--model=rough.py:Rough"
+    train = ["train", "Pendulum-v1", model, *TINY, "--real-episodes=0", "--output=run"]
+    assert cli.run(train) == 0
+    assert recording.load_run(tmp_path / "run")[0].model is None
+    assert DynaSAC.load(tmp_path / "run" / "policy", "Pendulum-v1").model is None
+    assert cli.run(["evaluate", "run", "--episodes=2"]) == 0
+    for command in ("evaluate", "record"):
+        with pytest.raises(UsageError, match=r"rough\.py:Rough'.*--model FILE\.py:Class"):
+            cli.run([command, "run", "--episodes=1", "--lookahead=1"])
+    assert cli.run(["evaluate", "run", "--episodes=1", "--lookahead=1", model]) == 0
+    capsys.readouterr()
+    agent, _ = recording.load_run(tmp_path / "run", model="rough.py:Rough")
+    assert type(agent.model).__name__ == "Rough"
+
+
+@pytest.mark.parametrize("name", ["none", "auto"])
+def test_a_known_name_of_a_model_is_taken_as_it_is(tmp_path, name):
+    options = [option for option in TINY if "planning" not in option]
+    train = ["train", "Pendulum-v1", f"--model={name}", *options, "--planning.first-updates=2"]
+    assert cli.run([*train, "--real-episodes=0", "--output=run"]) == 0
+    agent, _ = recording.load_run(tmp_path / "run")
+    assert (agent.model is None) == (name == "none")

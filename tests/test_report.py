@@ -378,6 +378,14 @@ def test_comparisons_that_say_little(tmp_path):
     assert page.charts["charts"] == {}
 
 
+def test_commands_that_are_shown_name_an_environment_of_ones_own(tmp_path):
+    directory = measured_run(tmp_path / "run", env_id="Own-v0", policy=False)
+    said = words_of(read(report.write_report([directory])))
+    assert f"dynasac record {directory} --env MODULE:ID, then" in said
+    said = words_of(read(report.write_report([directory], env_id="own:Own-v0")))
+    assert f"dynasac record {directory} --env own:Own-v0, then" in said
+
+
 def test_several_directories_are_one_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, two = measured_run(Path("a/run")), measured_run(Path("b/run"), policy=False)

@@ -218,7 +218,8 @@ class DynaSAC:
         if lookahead:
             if not isinstance(self.model, DynamicsModel):
                 raise UsageError(
-                    "lookahead needs a model that can be compiled; this agent has none"
+                    "lookahead needs a model that is equations or learned; this agent has none: "
+                    "give it one (--model FILE.py:Class)"
                 )
             action = planning.lookahead_action(
                 learner,
@@ -266,7 +267,7 @@ class DynaSAC:
         description = {
             "env_id": self.env_id,
             "seed": self.seed,
-            "model": self.model.name if self.model else "none",
+            "model": self.task.model.name if self.task.model else "none",
             "config": plain(self.config),
         }
         checkpoint.save_tree(Path(path) / "policy", self._policy_tree(), description)
@@ -286,7 +287,8 @@ class DynaSAC:
 
         Arguments:
             model: as for the class, and as the saved agent was given it: what that learned of it
-                is in the files. None for the known physics of the environment, if there is any.
+                is in the files. None for the known physics of the environment, if it was given
+                that, or else for none, which its policy does not need.
 
         Raises:
             UsageError: the files are missing or damaged, or do not fit the environment.
@@ -297,7 +299,9 @@ class DynaSAC:
         seed = description.get("seed")
         if not isinstance(seed, int):
             raise UsageError(f"{stem}.json has the seed {seed!r}, not a number")
-        agent = cls(env, _or_none(model, env, config), config, seed)
+        if model is None:
+            model = _known(env, config, description.get("model"))
+        agent = cls(env, model, config, seed)
         agent._restore(checkpoint.load_tree(stem, agent._policy_tree()))
         if (Path(path) / "model.json").exists():
             agent._restore_model(Path(path) / "model")
@@ -399,16 +403,16 @@ class _Keeper:
         return all(answer is not False for answer in answers)
 
 
-def _or_none(
-    model: DynamicsModel | HostModel | str | None, env: gym.Env | str, config: Config
-) -> DynamicsModel | HostModel | str:
-    """Where no model was named, the known physics of an environment, or one to be learned."""
-    if model is not None:
-        return model
+def _known(env: gym.Env | str, config: Config, name: object) -> str:
+    """The known physics of an environment if the model called `name` was that, or one to learn.
+
+    Any other is somebody's own, or of no use for looking ahead.
+    """
     if config.adapt == "ensemble":
         return "ensemble"
     env_id = env if isinstance(env, str) else env.spec.id if env.spec else ""
-    return "auto" if env_id in KNOWN_PHYSICS else "none"
+    physics = KNOWN_PHYSICS.get(env_id)
+    return "auto" if physics and physics.__name__ == name else "none"
 
 
 def resolved(

@@ -15,7 +15,7 @@ from .checkpoint import read_json
 from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
 from .evaluation import Evaluation
-from .models import PhysicsModel, Turned
+from .models import DynamicsModel, PhysicsModel, Turned
 from .runs import CompileClock, Run, plain
 from .training import Phase, TrainingState
 
@@ -177,17 +177,19 @@ def asked_for(
 
 
 def load_run(
-    directory: Path, env_id: str | None = None, model: str | None = None
+    directory: Path, env_id: str | None = None, model: str | None = None, lookahead: int = 0
 ) -> tuple[DynaSAC, dict]:
     """The trained agent of a run directory, and what its config.json says.
 
     Arguments:
         env_id: needed where the run's environment comes from a module of one's own, since nothing
             named in a file is imported.
-        model: likewise for a model from a file; None for the known physics, if there is any.
+        model: likewise for a model from a file. Without it such an agent has no model, which its
+            policy does not need.
+        lookahead: what will be asked of `DynaSAC.predict`.
 
     Raises:
-        UsageError: this is no run directory, or it is damaged.
+        UsageError: this is no run directory, it is damaged, or there is no model to look ahead in.
     """
     if not (directory / "config.json").exists():
         raise UsageError(f"{directory} is not a run directory: it has no config.json")
@@ -200,7 +202,16 @@ def load_run(
         )
     if not (directory / "policy").exists():
         raise UsageError(f"{directory} holds no policy yet; go on with its training by --resume")
-    return DynaSAC.load(directory / "policy", env_id or str(written), model), asked
+    named = asked.get("model")
+    if model is None and named != "auto":
+        model = "ensemble" if named == "ensemble" else "none"
+    agent = DynaSAC.load(directory / "policy", env_id or str(written), model)
+    if lookahead and not isinstance(agent.model, DynamicsModel):
+        raise UsageError(
+            f"lookahead needs a model that is equations or learned; the run's was {named!r}: name "
+            "one with --model FILE.py:Class"
+        )
+    return agent, asked
 
 
 def resume(

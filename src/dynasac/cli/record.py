@@ -37,7 +37,7 @@ class Record:
         configure()
         from .. import recording, video
 
-        agent, _ = recording.load_run(self.directory, self.env, self.model)
+        agent, _ = recording.load_run(self.directory, self.env, self.model, self.lookahead)
         stem = self.output or self.directory / "video"
         if stem.suffix in (".mp4", ".gif"):
             stem = stem.with_suffix("")

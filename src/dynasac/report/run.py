@@ -2,9 +2,8 @@
 
 import shlex
 
-from .. import recording
+from .. import evaluation, recording
 from ..errors import UsageError, one_line
-from ..evaluation import OPTIMAL_RETURN
 from . import figures
 from .directories import RunData, mapping, number, settings, text
 from .figures import Figure, Table
@@ -45,7 +44,7 @@ def _regret(run: RunData) -> float | None:
 
 def optimum(run: RunData) -> float | None:
     """That of the environment, if the evaluations are the ones that it is known for."""
-    return OPTIMAL_RETURN.get(run.env_id) if _regret(run) is not None else None
+    return evaluation.OPTIMAL_RETURN.get(run.env_id) if _regret(run) is not None else None
 
 
 def facts(run: RunData) -> Facts:
@@ -259,7 +258,7 @@ def _plane(
     own = named.endswith(".py") or ":" in named
     try:
         # of a model that is not named, a map needs only where states lie, which known physics tells
-        agent, _ = recording.load_run(run.directory, env_id, model or ("none" if own else None))
+        agent, _ = recording.load_run(run.directory, env_id, model)
         plane = phase_map(agent)
     except UsageError as error:
         return None, Text(f"There are no maps of the policy: {clean(str(error))}", "notice")
@@ -273,8 +272,9 @@ def _plane(
 
 
 def _again(name: str, run: RunData, env_id: str | None) -> str:
-    """A command about a run."""
-    own = ["--env", env_id] if env_id else []
+    """A command about a run, which names an environment that does not come with Gymnasium."""
+    ours = env_id or (None if run.env_id in evaluation.registered() else "MODULE:ID")
+    own = ["--env", ours] if ours else []
     return shlex.join(["dynasac", name, clean(str(run.directory)), *own])
 
 
