@@ -48,8 +48,8 @@ class Silent:
 
 Callback = Callable[["DynaSAC", dict[str, Any]], bool | None]
 """Called with the agent and a row of metrics, by the names of metrics.csv, once before the first
-real episode and once after each, and after logged transitions that came later. Returning False
-stops training."""
+real episode and once after each, and after logged transitions that came later. Returning False,
+or anything else but None that is false, stops training."""
 
 
 class DynaSAC:
@@ -400,7 +400,7 @@ class _Keeper:
         self._agent.state = state
         answers = [self._observer.episode(state)]
         answers += [callback(self._agent, training.metrics(state)) for callback in self._callbacks]
-        return all(answer is not False for answer in answers)
+        return all(answer is None or bool(answer) for answer in answers)
 
 
 def _known(env: gym.Env | str, config: Config, name: object) -> str:
