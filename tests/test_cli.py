@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dynasac import DynaSAC, UsageError, cli, recording
+from dynasac.cli.parse import parse
 
 TESTS = Path(__file__).parent
 TINY = [
@@ -61,7 +62,8 @@ def test_train_then_evaluate(tmp_path, capsys):
     said = capsys.readouterr().out
     run = tmp_path / "runs" / "Rail-v0"
     assert "mean return" in said
-    assert "dynasac evaluate runs/Rail-v0" in said
+    for command in ("evaluate", "report", "record", "export"):
+        assert f"dynasac {command} runs/Rail-v0" in said
     assert {"config.json", "metrics.csv", "summary.json", "checkpoints", "policy"} <= {
         path.name for path in run.iterdir()
     }
@@ -272,6 +274,37 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
     )
     for name, array in uninterrupted.items():
         np.testing.assert_array_equal(resumed[name], array)
+
+
+def test_what_goes_on_with_a_run_is_only_what_was_given():
+    def told(*arguments):
+        return parse(["train", *arguments])._go_on(Path("my run"))
+
+    begin = "dynasac train Rail-v0 --resume --output 'my run'"
+    assert told("Rail-v0") == begin
+    assert told("Rail-v0", "--real-episodes=3") == begin  # its config.json knows
+    given = ["--model=a b.py:C", "--evaluation-episodes=7", "--seed=3", "--preset=seed"]
+    assert told("Rail-v0", *given) == f"{begin} --model 'a b.py:C' --evaluation-episodes 7"
+    again = ["--resume", "--output=my run", "--real-episodes=0"]
+    assert told("Rail-v0", *again) == f"{begin} --real-episodes 0"
+
+
+def test_a_resumed_run_finishes_what_it_was_asked_for(tmp_path, capsys):
+    """And no more, whatever the preset has: that of an ensemble has five real episodes."""
+    command = ["train", "Rail-v0", "--model=ensemble", *TINY, "--output=run"]
+    assert cli.run([*command, "--real-episodes=1", "--random-steps=9"]) == 0
+    for told in ("summary.json", "metrics.csv"):
+        (tmp_path / "run" / told).unlink()  # as if it had been killed
+    assert cli.run([*command, "--resume"]) == 0
+    capsys.readouterr()
+    summary = (tmp_path / "run" / "summary.json").read_bytes()
+    assert json.loads(summary)["real_episodes"] == 1
+    assert cli.run([*command, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("nothing is left to do: run is complete after 1 real episode; --real-")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == summary
+    assert cli.run([*command, "--resume", "--real-episodes=2"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["real_episodes"] == 2
 
 
 def test_check_model_says_whether_the_model_is_right(tmp_path, capsys):

@@ -218,13 +218,14 @@ def resume(
     directory: Path,
     env_id: str,
     model: str,
-    real_episodes: int,
+    real_episodes: int | None = None,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
 ) -> tuple[DynaSAC, Run]:
     """The agent of a run that was interrupted, as it was at its last checkpoint.
 
     Arguments:
+        real_episodes: how many there shall be in all; None for what the run was asked for.
         dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
 
     Raises:
@@ -234,7 +235,8 @@ def resume(
     if asked.get("model") != model:
         raise UsageError(f"the run in {directory} has --model {asked.get('model')}, not {model}")
     config = presets.from_plain(asked.get("settings", {}))
-    config = presets.with_real_episodes(config, max(real_episodes, config.real_episodes))
+    if real_episodes is not None:
+        config = presets.with_real_episodes(config, real_episodes)
     agent = DynaSAC(env_id, model, config, int(asked.get("seed", 0)))
     if asked.get("env_id") != agent.env_id:
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
@@ -250,6 +252,16 @@ def resume(
             "with --dataset"
         )
     return agent, Run.resume(directory)
+
+
+def is_finished(agent: DynaSAC, directory: Path) -> bool:
+    """Whether nothing is left to do of the training that `resume` gave."""
+    if not (directory / "summary.json").exists():
+        return False
+    summary, counts = read_json(directory / "summary.json"), agent.state.counts._asdict()
+    told = ("real_steps", "logged_transitions", "gradient_updates")
+    as_told = all(summary.get(name) == counts[name] for name in told)
+    return as_told and counts["real_episodes"] >= agent.config.real_episodes
 
 
 @contextmanager

@@ -56,13 +56,14 @@ def parse(arguments: list[str]) -> Command:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(presets.PRESETS), default="default")
     first.add_argument("--model", default="auto")
+    first.add_argument("--real-episodes", "--real_episodes", type=int)
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             chosen, _ = first.parse_known_args(arguments)
         except SystemExit:  # tyro says below what is wrong, better
             chosen = first.parse_args([])
     settings = presets.preset(chosen.preset, chosen.model)
-    train_defaults = Train(env="", settings=settings)
+    train_defaults = Train(env="", settings=settings, given_episodes=chosen.real_episodes)
     object.__setattr__(train_defaults, "env", tyro.MISSING)  # which no annotation admits
     train = tyro.conf.subcommand("train", default=train_defaults, prefix_name=False)
     others = [
