@@ -103,3 +103,21 @@ def test_other_ids_that_cannot_be_made(env_id, message):
 
 def test_an_environment_from_a_module():
     assert make("probes:Recall-v0").spec.id == "Recall-v0"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('run `pip install "gymnasium[mujoco]"`', r"pip install 'dynasac\[mujoco\]'"),
+        ('run `pip install "gymnasium[classic_control]"`', r"'dynasac\[classic-control\]'"),
+        ("run `pip install swig`", "pip install swig"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(said, told):
+    def lacking():
+        raise gym.error.DependencyNotInstalled(f"it is not installed, {said}")
+
+    gym.register("Lacking-v0", entry_point=lacking)
+    with pytest.raises(UsageError, match=rf"Lacking-v0 needs a package .*{told}"):
+        make("Lacking-v0")
+    del gym.registry["Lacking-v0"]

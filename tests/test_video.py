@@ -148,6 +148,14 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         video.record(still("Rail-v0"), tmp_path / "video")
 
 
+def test_without_what_the_environment_draws_with(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    agent = DynaSAC("Pendulum-v1", config=SMALL)
+    with pytest.raises(UsageError, match=r"^Pendulum-v1 .*: pip install 'dynasac\[classic-control"):
+        video.record(agent, tmp_path / "video", episodes=1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("works", "chosen"), [(("egl", "osmesa"), "egl"), (("osmesa",), "osmesa")])
 def test_mujoco_draws_with_what_there_is(monkeypatch, works, chosen):
     asked = []

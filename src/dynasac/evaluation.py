@@ -16,6 +16,9 @@ programming over the 200 or 999 steps of an episode (`benchmarks/optimum.py` com
 
 FIRST_SEED = 10_000
 
+EXTRAS = ("classic-control", "mujoco")
+"""of this package, which Gymnasium has under the same names"""
+
 Policy = Callable[[np.ndarray], np.ndarray]
 """From a batch of observations to a batch of actions, both in the environment's units."""
 
@@ -146,6 +149,14 @@ def environments(env_id: str) -> Iterator[str]:
     yield from difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
 
 
+def not_installed(env_id: str, error: gym.error.DependencyNotInstalled) -> UsageError:
+    """What to install for an environment, by the extra of this package if it has one."""
+    said = str(error).replace("_", "-")
+    extra = next((name for name in EXTRAS if f"gymnasium[{name}]" in said), None)
+    how = one_line(error) if extra is None else f"pip install 'dynasac[{extra}]'"
+    return UsageError(f"{env_id} needs a package that is not installed: {how}")
+
+
 def make(env_id: str) -> gym.Env:
     """`gymnasium.make`, without its per-step checker, with errors that people can act on.
 
@@ -155,7 +166,7 @@ def make(env_id: str) -> gym.Env:
     try:
         return gym.make(env_id, disable_env_checker=True)
     except gym.error.DependencyNotInstalled as error:
-        raise UsageError(f"{env_id} needs a package that is not installed: {error}") from None
+        raise not_installed(env_id, error) from None
     except ModuleNotFoundError as error:
         missing = error.name or env_id.partition(":")[0]
         raise UsageError(f"{env_id}: there is no module {missing}") from None
