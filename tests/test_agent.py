@@ -192,6 +192,13 @@ def test_loading_what_is_not_there_or_does_not_fit(rail, tmp_path):
     with pytest.raises(UsageError, match=r"there is no policy\.json"):
         DynaSAC.load(tmp_path / "nothing", "Rail-v0")
     rail.save(tmp_path)
+    told = r"is of 'Rail-v0', .* sizes \[1, 1\], not of Pendulum-v1, whose are \[3, 1\]"
+    with pytest.raises(UsageError, match=told):
+        DynaSAC.load(tmp_path, "Pendulum-v1")
+    path = tmp_path / "policy.json"  # as earlier versions wrote it
+    described = json.loads(path.read_text())
+    del described["sizes"]
+    path.write_text(json.dumps(described))
     with pytest.raises(UsageError, match=r"float32\["):
         DynaSAC.load(tmp_path, "Pendulum-v1")
 

@@ -243,13 +243,13 @@ def test_modules_here_are_found_but_not_in_place_of_installed_ones(tmp_path, mon
     (tmp_path / "jinja2.py").write_text("raise SystemExit('planted')")
     (tmp_path / "own_env.py").write_text(
         "import jinja2, probes, gymnasium\n\n"
-        "gymnasium.register('Own-v0', entry_point=probes.Clock, max_episode_steps=5)\n"
+        "gymnasium.register('Planted-v0', entry_point=probes.Clock, max_episode_steps=5)\n"
     )
     assert cli.run(["envs"]) == 0
     assert "" not in sys.path
     monkeypatch.delitem(sys.modules, "jinja2", raising=False)
-    with pytest.raises(UsageError, match="no physics is known for Own-v0"):
-        cli.run(["train", "own_env:Own-v0"])
+    with pytest.raises(UsageError, match="no physics is known for Planted-v0"):
+        cli.run(["train", "own_env:Planted-v0"])
 
 
 def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):

@@ -266,6 +266,7 @@ class DynaSAC:
         """Write policy, critics, scales and model into the folder `path`: arrays and JSON."""
         description = {
             "env_id": self.env_id,
+            "sizes": _sizes(self.spaces),
             "seed": self.seed,
             "model": self.task.model.name if self.task.model else "none",
             "config": plain(self.config),
@@ -299,6 +300,15 @@ class DynaSAC:
         seed = description.get("seed")
         if not isinstance(seed, int):
             raise UsageError(f"{stem}.json has the seed {seed!r}, not a number")
+        env = evaluation.make(env) if isinstance(env, str) else env
+        ours = _sizes(spaces_of(env))
+        theirs = description.get("sizes", ours)
+        if theirs != ours:
+            name = env.spec.id if env.spec else type(env.unwrapped).__name__
+            raise UsageError(
+                f"{path} is of {description.get('env_id')!r}, whose observation and action have "
+                f"the sizes {theirs!r}, not of {name}, whose are {ours}: name its own environment"
+            )
         if model is None:
             model = _known(env, config, description.get("model"))
         agent = cls(env, model, config, seed)
@@ -403,15 +413,19 @@ class _Keeper:
         return all(answer is None or bool(answer) for answer in answers)
 
 
-def _known(env: gym.Env | str, config: Config, name: object) -> str:
+def _sizes(spaces: Spaces) -> list[int]:
+    """Of an observation and of an action, as JSON holds them."""
+    return [spaces.observation.size, spaces.action.size]
+
+
+def _known(env: gym.Env, config: Config, name: object) -> str:
     """The known physics of an environment if the model called `name` was that, or one to learn.
 
     Any other is somebody's own, or of no use for looking ahead.
     """
     if config.adapt == "ensemble":
         return "ensemble"
-    env_id = env if isinstance(env, str) else env.spec.id if env.spec else ""
-    physics = KNOWN_PHYSICS.get(env_id)
+    physics = KNOWN_PHYSICS.get(env.spec.id if env.spec else "")
     return "auto" if physics and physics.__name__ == name else "none"
 
 
