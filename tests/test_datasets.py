@@ -190,6 +190,8 @@ class _Pendulum(gym.Wrapper):
         ("x,torque,reward\n0,0,0\n", r"no column force; it has x, torque, reward: name 1 column"),
         ("x,force,reward\n0.1,2,0\n0.2,two,0\n", r"line 3: force is 'two', not a number"),
         ("x,force,reward\n0.1,2,0\n\n\n,1,0\n", r"line 5: x is '', not a number"),
+        ("x,force,reward\n0,2,0\n.2,nan,0\n.3,1,0\n", r"line 3: force is 'nan', .* left empty"),
+        ("x,force,reward\n0,2,0\n.2,NaN,0\n.3,,0\n", r"line 3: force is 'NaN', not a number"),
         ("x,force,reward\n0.1,2,0\n0.2,inf,0\n0.3,1,0\n", r"line 3: force is no finite number"),
         ("x,force,reward,episode\n0,,0,0\n0,1,0,0\n", r"line 2: force is empty, but the episode"),
         ("x,force,reward\n0.1,2,0\n\n0.2,1,\n0.3,1,0\n", r"line 4: reward is no finite number"),

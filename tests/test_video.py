@@ -204,6 +204,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert {"video.mp4", "video.gif"} <= {path.name for path in (tmp_path / "run").iterdir()}
     assert cli.run(["record", "run", "--episodes=1", SLIDE, "--output=deep/my.gif"]) == 0
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["my.gif", "my.mp4"]
+    for folder in (".", "..", "deep"):
+        with pytest.raises(UsageError, match="is a directory: name a file in it"):
+            cli.run(["record", "run", f"--output={folder}"])
     with pytest.raises(UsageError, match="--episodes: at least 1"):
         cli.run(["record", "run", "--episodes=0"])
     with pytest.raises(UsageError, match="--seed: at least 0"):

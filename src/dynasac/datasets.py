@@ -3,6 +3,7 @@
 What is read is data alone: nothing that a file names is imported, made or downloaded.
 """
 
+import contextlib
 import csv
 import re
 import warnings
@@ -606,9 +607,10 @@ def _values(
             )
 
     try:
-        try:
+        table = None
+        with contextlib.suppress(ValueError):
             table = load(list(special))  # which is much faster where no cell is empty
-        except ValueError:
+        if table is None or np.isnan(table).any():
             table = load([name for name in names if name in special or name in optional])
     except (ValueError, csv.Error) as error:
         _explain(path, header, delimiter, {name: convert(name) for name in names})
@@ -636,6 +638,8 @@ def _explain(
                     convert(row[index])
                 except ValueError:
                     kind = "true or false" if convert is _flag else "a number, as in 1.5"
+                    if convert is _number_or_none:
+                        kind += ", or left empty"
                     raise UsageError(
                         f"{path}, line {number}: {_shown(name)} is {_shown(row[index])!r}, not "
                         f"{kind}"
@@ -667,7 +671,12 @@ def _flag(text: str) -> float:
 
 
 def _number_or_none(text: str) -> float:
-    return float(text) if text.strip() else np.nan
+    """NaN is what an empty cell says; one in which it is written is a fault of a sensor."""
+    if not text.strip():
+        return np.nan
+    if np.isnan(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _numbered(kind: str, size: int) -> list[str]:

@@ -39,6 +39,8 @@ class Record:
 
         agent, _ = recording.load_run(self.directory, self.env, self.model, self.lookahead)
         stem = self.output or self.directory / "video"
+        if self.output and self.output.is_dir():
+            raise UsageError(f"--output {self.output} is a directory: name a file in it")
         if stem.suffix in (".mp4", ".gif"):
             stem = stem.with_suffix("")
         made = video.record(agent, stem, self.episodes, self.seed, self.lookahead, print)

@@ -97,12 +97,9 @@ def _run(directory: Path, name: str) -> RunData:
     def read(file: str, without: str) -> Json:
         try:
             return read_json(directory / file)
-        except (UsageError, OSError, UnicodeDecodeError, RecursionError) as error:
-            if (directory / file).exists():
-                said = str(error) if isinstance(error, UsageError) else f"{file} is damaged"
-                missing.append(f"{said}. {without}")
-            else:
-                missing.append(f"There is no {file}. {without}")
+        except UsageError as error:
+            there = (directory / file).exists()
+            missing.append(f"{error if there else f'There is no {file}'}. {without}")
             return {}
 
     asked = read("config.json", "What was asked for is not known.")
