@@ -38,6 +38,11 @@ class RunData:
         return text(self.asked.get("env_id") or self.summary.get("env_id")) or "unknown environment"
 
     @property
+    def baseline(self) -> str:
+        """The name of an agent of stable-baselines3, that `dynasac compare` trained; else ""."""
+        return text(self.asked.get("agent"))
+
+    @property
     def evaluation(self) -> Json:
         return mapping(self.summary.get("evaluation"))
 
@@ -113,8 +118,12 @@ def _run(directory: Path, name: str) -> RunData:
     if rows and not (directory / "summary.json").exists():
         missing.append(
             "Training is still under way or was stopped: summary.json is written at its end. "
-            "`dynasac train … --resume` goes on with a run that was stopped; make the page again "
-            "then."
+            + (
+                "The same `dynasac compare` does it again"
+                if text(asked.get("agent"))
+                else "`dynasac train … --resume` goes on with a run that was stopped"
+            )
+            + "; make the page again then."
         )
         summary = {}
     else:
