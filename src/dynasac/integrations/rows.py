@@ -5,8 +5,14 @@ from typing import Any
 
 from .. import evaluation
 from ..agent import DynaSAC
+from ..runs import plain
 
 EVALUATION_EPISODES = 100
+
+
+def settings(agent: DynaSAC) -> dict[str, Any]:
+    """All that an agent was asked for."""
+    return {"env_id": agent.env_id, "seed": agent.seed, **plain(agent.config)}
 
 
 def evaluated(agent: DynaSAC, row: dict[str, Any], episodes: int) -> dict[str, Any]:
