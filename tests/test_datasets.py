@@ -13,7 +13,7 @@ import probes
 import pytest
 
 from dynasac import Columns, Pendulum, Transition, UsageError, datasets
-from dynasac.models import SimulatorModel
+from dynasac.models import SimulatorModel, simulator_of
 from dynasac.spaces import spaces_of
 from dynasac.types import follows
 
@@ -142,6 +142,37 @@ def test_rewards_that_the_model_gives(table):
     )
     with pytest.raises(UsageError, match=r"no column of rewards.*--columns\.reward.*--model"):
         table(text)
+
+
+def test_ends_that_are_not_marked_are_missed_if_the_model_knows_of_any(table):
+    class Ended(probes.Slide):
+        def terminal(self, state):
+            return state[0] > 0.85
+
+    text = "x,force,reward,episode\n0.5,1,0,0\n0.9,,,0\n0.1,1,0,1\n0.2,1,0,1\n0.3,,,1\n"
+    said = table(text, model=Ended()).sentence("log.csv")
+    assert said == (
+        "log.csv: 3 real transitions in 2 episodes; logged ends are missing: to Ended, 1 of 3 "
+        "transitions end an episode, and none is marked `terminated`"
+    )
+    quiet = "log.csv: 3 real transitions in 2 episodes"
+    assert table(text, model=probes.Slide()).sentence("log.csv") == quiet
+    assert table(text).sentence("log.csv") == quiet
+    marked = "x,force,reward,terminated\n0.5,1,0,1\n0.9,,,\n0.1,1,0,0\n0.2,1,0,0\n0.3,,,\n"
+    assert table(marked, model=Ended()).sentence("log.csv") == quiet
+
+
+def test_ends_that_a_simulator_knows_of(tmp_path):
+    env = gym.make("InvertedPendulum-v5")
+    model = simulator_of(gym.make("InvertedPendulum-v5"))
+    seen = [env.reset(seed=1)[0]]
+    for _ in range(30):
+        seen.append(env.step(np.array([3.0], np.float32))[0])
+    lines = [",".join(f"{value:.9g}" for value in (*row, 3.0, 1.0)) for row in seen]
+    names = [*(f"observation_{k}" for k in range(4)), "action_0", "reward"]
+    (tmp_path / "log.csv").write_text("\n".join([",".join(names), *lines]))
+    logged = datasets.read(tmp_path / "log.csv", spaces_of(env), model=model)
+    assert "logged ends are missing: to InvertedPendulum" in logged.sentence("log.csv")
 
 
 def test_rewards_that_a_simulator_gives(tmp_path):
