@@ -238,6 +238,33 @@ def test_an_error_is_one_line_and_no_traceback(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "missing from dynasac train: ENV Gymnasium environment id, or MODULE:ID"),
+        (["train", "Pendulum-v1", "--seed=x"], "error parsing --seed: invalid literal for int()"),
+        (
+            ["train", "Pendulum-v1", "--sed", "3"],
+            "--sed, 3; perhaps you meant --seed (dynasac train",
+        ),
+        (["train", "Pendulum-v1", "--preset=best"], "invalid choice 'best' for argument '--preset"),
+        (["evaluate"], "missing from dynasac evaluate: DIR run directory"),
+        (["record", "run", "more"], "unrecognized options: more (dynasac record --help has"),
+        (["frobnicate"], "unrecognized options: frobnicate"),
+        (["--verbose"], "(dynasac --help has all there is)"),
+    ],
+)
+def test_what_cannot_be_parsed_is_said_in_one_line(capsys, arguments, said):
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(arguments)
+    out, error = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert error.startswith("dynasac: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert "─" not in error
+
+
 def test_modules_here_are_found_but_not_in_place_of_installed_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     (tmp_path / "jinja2.py").write_text("raise SystemExit('planted')")
