@@ -30,6 +30,8 @@ class Evaluation:
     first_seed: int
     returns: tuple[float, ...]
     """the undiscounted return of each episode"""
+    beyond: str = ""
+    """the first observation that lay outside of the environment's own bounds, in words"""
 
     @property
     def mean_return(self) -> float:
@@ -63,7 +65,7 @@ def evaluate(
     """
     if episodes < 1:
         raise UsageError(f"{episodes} evaluation episodes: ask for at least 1")
-    returns = np.zeros(episodes)
+    returns, beyond = np.zeros(episodes), ""
     alive = np.ones(episodes, bool)
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(make_env())) for _ in range(episodes)]
@@ -77,9 +79,27 @@ def evaluate(
                 observations[k] = observation
                 returns[k] += float(reward)
                 alive[k] = not (terminated or truncated)
+            beyond = beyond or _beyond(observations, envs[0].observation_space)
             if not alive.any():
                 break
-    return Evaluation(first_seed, tuple(returns.tolist()))
+    return Evaluation(first_seed, tuple(returns.tolist()), beyond)
+
+
+def _beyond(observations: np.ndarray, space: gym.Space) -> str:
+    """Which of the observations, [n, size], lies outside of `space` by more than rounding."""
+    if not isinstance(space, gym.spaces.Box):
+        return ""
+    with np.errstate(over="ignore"):
+        margin = 1e-3 * (space.high - space.low)
+        outside = (observations < space.low - margin) | (observations > space.high + margin)
+    if not outside.any():
+        return ""
+    row, k = np.argwhere(outside)[0]
+    return (
+        f"observation[{k}] was {observations[row, k]:.6g}, but the environment's observation_space "
+        f"is from {space.low[k]:.6g} to {space.high[k]:.6g} there: put its bounds right, since "
+        "what is learned from is scaled by them"
+    )
 
 
 class Step(NamedTuple):
@@ -172,7 +192,8 @@ def make(env_id: str) -> gym.Env:
         raise UsageError(f"{env_id}: there is no module {missing}") from None
     except gym.error.Error as error:
         near = ", ".join(environments(env_id))
-        hint = f"did you mean {near}?" if near else "write MODULE:ID for one of your own"
+        hint = "write MODULE:ID for one of your own"
+        hint = f"did you mean {near}? If not, {hint}" if near else hint
         reason = "is not known" if isinstance(error, gym.error.UnregisteredEnv) else str(error)
         raise UsageError(f"the environment {env_id} {reason}; {hint}") from None
     except Exception as error:  # the constructor and the module are somebody else's code

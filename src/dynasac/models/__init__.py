@@ -78,8 +78,10 @@ def model_from_file(reference: str) -> DynamicsModel | HostModel:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        line = getattr(error, "lineno", None) or _line_of(error, path)
-        raise UsageError(f"{path} does not import: {one_line(error)} (line {line})") from None
+        said, line = one_line(error), _line_of(error, path)
+        if isinstance(error, SyntaxError) and error.filename == os.path.abspath(path):
+            said, line = f"{type(error).__name__}: {error.msg}", error.lineno
+        raise UsageError(f"{path} does not import: {said} (line {line})") from None
     found = getattr(module, class_name, None)
     if found is None:
         classes = [
@@ -96,7 +98,8 @@ def model_from_file(reference: str) -> DynamicsModel | HostModel:
         )
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
-        raise UsageError(f"{class_name} in {path} lacks the method {', '.join(missing)}")
+        methods = f"method{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        raise UsageError(f"{class_name} in {path} lacks the {methods}")
     required = [
         field.name
         for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())
