@@ -6,17 +6,13 @@ import pytest
 
 from dynasac import UsageError
 from dynasac.integrations.mlflow import MlflowCallback
-from dynasac.integrations.rows import flat, numbers
+from dynasac.integrations.rows import numbers
 from dynasac.integrations.wandb import WandbCallback
 
 
 def test_rows_give_their_numbers_and_nothing_else():
     row = {"a": 1, "b": 2.5, "c": None, "d": "text", "e": float("nan"), "f": float("inf")}
     assert numbers(row) == {"a": 1.0, "b": 2.5}
-
-
-def test_nested_settings_get_dotted_names():
-    assert flat({"a": 1, "b": {"c": 2, "d": {"e": (3,)}}}) == {"a": 1, "b.c": 2, "b.d.e": (3,)}
 
 
 def test_weights_and_biases(rail, tmp_path, monkeypatch):

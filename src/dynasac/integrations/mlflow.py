@@ -4,7 +4,8 @@ from typing import Any
 
 from ..agent import DynaSAC
 from ..errors import UsageError
-from .rows import EVALUATION_EPISODES, evaluated, flat, numbers, settings
+from ..runs import flat
+from .rows import EVALUATION_EPISODES, evaluated, numbers, settings
 
 
 class MlflowCallback:

@@ -31,12 +31,3 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
         for name, value in row.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        nested = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        found.update({f"{prefix}{name}": value} if nested is None else nested)
-    return found

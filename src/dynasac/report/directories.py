@@ -6,7 +6,6 @@ nothing that a file names is imported or run.
 
 import csv
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,10 +143,10 @@ class Settings:
 def settings(asked: Json) -> Settings:
     """The settings of config.json by the names of the command line, with those that differ."""
     preset, model = text(asked.get("preset")), text(asked.get("model"))
-    ours = dict(_flat(mapping(asked.get("settings"))))
+    ours = _named(mapping(asked.get("settings")))
     if preset not in presets.PRESETS:
         return Settings(preset, all=ours)
-    theirs = dict(_flat(runs.plain(presets.preset(preset, model))))
+    theirs = _named(runs.plain(presets.preset(preset, model)))
     changed = {
         name: (value, theirs[name])
         for name, value in ours.items()
@@ -157,13 +156,9 @@ def settings(asked: Json) -> Settings:
     return Settings(preset, changed, ours)
 
 
-def _flat(content: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        key = prefix + name.replace("_", "-")
-        if isinstance(value, dict):
-            yield from _flat(value, f"{key}.")
-        else:
-            yield key, value
+def _named(content: Json) -> Json:
+    """Settings by the names of the command line."""
+    return {name.replace("_", "-"): value for name, value in runs.flat(content).items()}
 
 
 def _listed(value: Any) -> Any:
