@@ -318,6 +318,12 @@ def test_a_model_from_a_file(tmp_path):
     check_contract(model, 2, 1)
 
 
+def test_a_file_that_registers_its_environment_may_be_read_twice(tmp_path):
+    text = MODEL + "\nimport gymnasium, probes\ngymnasium.register('Twice-v0', probes.Clock)\n"
+    for _ in range(2):  # as `train cart:Cart-v0 --model cart.py:Cart` does; warnings are errors
+        model_from_file(written(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -452,9 +452,14 @@ def test_an_environment_that_is_named_is_that_of_its_own_runs_alone(tmp_path, mo
         raise UsageError("not now")
 
     monkeypatch.setattr("dynasac.recording.load_run", load)
-    found = [measured_run(tmp_path / "one"), measured_run(tmp_path / "own", "Own-v0")]
-    report.write_report(found, env_id="own:Own-v0", model="own.py:Own")
-    assert named == [("one", None, None), ("own", "own:Own-v0", "own.py:Own")]
+    found = [measured_run(tmp_path / name) for name in ("one", "own")]
+    for change in ({"model": "own.py:Own"}, {"env_id": "Own-v0"}):
+        path = found[1] / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        named.clear()
+        given = {"env_id": "own:Own-v0"} if "env_id" in change else {}
+        report.write_report(found, model="own.py:Own", **given)
+        assert named == [("one", None, None), ("own", given.get("env_id"), "own.py:Own")]
 
 
 def test_a_regret_is_that_of_the_return_beside_it(tmp_path):

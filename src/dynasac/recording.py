@@ -15,7 +15,7 @@ from .checkpoint import read_json
 from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
 from .evaluation import Evaluation
-from .models import DynamicsModel, PhysicsModel, Turned
+from .models import KNOWN_PHYSICS, DynamicsModel, PhysicsModel, Turned
 from .runs import CompileClock, Run, plain
 from .training import Phase, TrainingState
 
@@ -203,8 +203,10 @@ def load_run(
     if not (directory / "policy").exists():
         raise UsageError(f"{directory} holds no policy yet; go on with its training by --resume")
     named = asked.get("model")
-    if model is None and named != "auto":
-        model = "ensemble" if named == "ensemble" else "none"
+    if model is None:
+        known = named == "auto" and (env_id or written) in KNOWN_PHYSICS
+        # simulators are for planning alone
+        model = "auto" if known else "ensemble" if named == "ensemble" else "none"
     agent = DynaSAC.load(directory / "policy", env_id or str(written), model)
     if lookahead and not isinstance(agent.model, DynamicsModel):
         raise UsageError(

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -76,7 +77,10 @@ def model_from_file(reference: str) -> DynamicsModel | HostModel:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with warnings.catch_warnings():
+            # a file that has the environment too has been read for that already
+            warnings.filterwarnings("ignore", ".*Overriding environment")
+            spec.loader.exec_module(module)
     except Exception as error:
         said, line = one_line(error), _line_of(error, path)
         if isinstance(error, SyntaxError) and error.filename == os.path.abspath(path):

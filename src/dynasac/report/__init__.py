@@ -12,7 +12,7 @@ from .. import checkpoint, runs
 from ..errors import UsageError
 from . import comparison as compared
 from . import run as trained
-from .directories import ComparisonData, RunData, gather
+from .directories import ComparisonData, RunData, gather, text
 from .page import HEAVIEST, Page, Section, Text, render
 from .words import isolated
 
@@ -45,8 +45,8 @@ def write_report(
     Arguments:
         output: the file; report.html in the directory if there is one, here if there are several.
         env_id, model: as for `recording.load_run`: for maps of the policy of runs whose
-            environment or model is one's own. Of several runs only those of this environment are
-            meant.
+            environment or model is one's own. Of several runs only those are meant that are of
+            this environment, or had such a model.
 
     Raises:
         UsageError: a directory is neither a run nor a comparison, a package is missing, or the file
@@ -116,7 +116,7 @@ def _named(run: RunData, env_id: str | None, model: str | None) -> tuple[str | N
     """The environment and model that were named, as far as they are this run's."""
     if env_id is not None and env_id.rpartition(":")[2] != run.env_id.rpartition(":")[2]:
         return None, None
-    return env_id, model
+    return env_id, model if ":" in text(run.asked.get("model")) else None
 
 
 def _flattened(sections: tuple[Section, ...]) -> tuple[Section, ...]:
