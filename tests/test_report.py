@@ -437,8 +437,8 @@ def test_an_agent_of_stable_baselines3_is_not_described_as_ours(tmp_path):
     assert "settings.learning-rate" in said
     for wrong in ("dynasac train", "preset", "policy/", "dynasac record"):
         assert wrong not in said
-    overview = words_of(read(report.write_report([directory, measured_run(tmp_path / "other")])))
-    assert "sb3-sac" in overview
+    both = [directory, measured_run(tmp_path / "other")]
+    assert "sb3-sac" in words_of(read(report.write_report(both, tmp_path / "report.html")))
     (directory / "summary.json").unlink()
     assert "dynasac train" not in words_of(read(report.write_report([directory])))
 
