@@ -247,7 +247,10 @@ def _maps(
     if run.baseline:
         return (), 0
     again = _again("report", run, env_id)
-    heavy = Text(f"Maps of the policy would make this page too large: {again} has them.", "notice")
+    said = (
+        f"There is no room for maps of the policy; {again} has them, if its system has two states."
+    )
+    heavy = Text(said, "notice")
     if room < LIGHTEST_MAPS:
         return (heavy,), 0
     plane, remark = _plane(run, env_id, model)
