@@ -13,7 +13,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from dynasac import UsageError, cli
-from dynasac.cli.compare import Compare
+from dynasac.cli.compare import Compare, _directory, _print_result
 from dynasac.comparison import NAMES
 
 TESTS = Path(__file__).parent
@@ -143,8 +143,10 @@ def test_ctrl_c_leaves_nothing_behind_that_runs(tmp_path):
 
 def test_a_missing_package_is_said_before_anything_is_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    with pytest.raises(UsageError, match=r"pip install 'dynasac\[sb3\]'"):
+    with pytest.raises(UsageError, match=r"sb3-ppo need .*pip install 'dynasac\[sb3\]'"):
         cli.run(["compare", "Pendulum-v1"])
+    with pytest.raises(UsageError, match=r"sb3-sac needs stable-baselines3"):
+        cli.run(["compare", "Pendulum-v1", "--agents", "dynasac", "sb3-sac"])
     with pytest.raises(UsageError, match="--jobs 0: at least 1"):
         cli.run(["compare", "Pendulum-v1", "--jobs=0"])
     with pytest.raises(UsageError, match="--seeds 0"):
@@ -155,3 +157,58 @@ def test_a_missing_package_is_said_before_anything_is_run(tmp_path, monkeypatch)
 def test_the_agents_of_the_command_are_those_that_there_are():
     tuples, _ = get_args(get_type_hints(Compare)["agents"])
     assert get_args(get_args(tuples)[0]) == NAMES
+
+
+def test_the_directory_is_called_after_the_environment():
+    assert _directory("crane_env:Crane-v0", "default") == Path("runs/compare-Crane-v0")
+    assert _directory("rigs:dock/Crane-v0", "seed") == Path("runs/compare-dock-Crane-v0-seed")
+
+
+def result(agents: dict[str, tuple[int, int]], improvement: tuple = ()) -> dict:
+    """What comparison.json holds of agents with so many seeds and so many real steps each."""
+    interval = {"value": -140.0, "low": -150.0, "high": -130.0}
+    return {
+        "env_id": "Pendulum-v1",
+        "threshold": None,
+        "evaluation": {"episodes": 100},
+        "agents": {
+            name: {
+                "runs": [{"seed": k, "steps": [0, steps], "error": None} for k in range(seeds)],
+                "iqm": interval if seeds >= 5 else {**interval, "low": None, "high": None},
+                "steps": {"median": float(steps)},
+                "gradient_updates": {"median": 900.0},
+                "seconds": {"median": 9.0},
+            }
+            for name, (seeds, steps) in agents.items()
+        },
+        "improvement": [
+            dict(zip(("better", "better_steps", "than", "than_steps"), each, strict=True))
+            | {"probability": 0.72, "low": None, "high": None}
+            for each in improvement
+        ],
+    }
+
+
+def test_equal_real_steps_are_said_once(capsys):
+    content = result({"dynasac": (5, 4000), "sac": (5, 4000)}, (("dynasac", 4000, "sac", 4000),))
+    assert _print_result(content) == 0
+    said = capsys.readouterr().out
+    assert "5 seeds: mean return of 100 fixed episodes after 4,000 real steps" in said
+    assert "probability that dynasac is better than sac: 0.72" in said
+    assert "-140.0 [-150.0, -130.0]" in said
+    assert "too few" not in said
+
+
+def test_unequal_real_steps_are_said_wherever_they_count(capsys):
+    pairs = ("dynasac", 4000, "sac", 8000), ("dynasac", 4000, "sac", 4000)
+    content = result({"dynasac": (3, 4000), "sac": (4, 8000)}, pairs)
+    content["agents"]["sac-matched"] = content["agents"]["sac"] | {
+        "updates_to_dynasac": {"median": 1.05}
+    }
+    _print_result(content)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "up to 4 seeds: mean return of 100 fixed episodes agent IQM steps" in said
+    assert "dynasac after 4,000 real steps is better than sac after 8,000: 0.72" in said
+    assert "dynasac is better than sac, both after 4,000 real steps: 0.72" in said
+    assert said.count("fewer than 5 seeds: too few for an interval") == 1
+    assert "sac-matched made 1.05 times as many updates as dynasac" in said

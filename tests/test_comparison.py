@@ -4,18 +4,33 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import probes
 import pytest
+from conftest import SMALL
 from rich.console import Console
 
-from dynasac import UsageError, runs
-from dynasac.comparison import Design, agents, claim, display, picture, planned, processes, results
+from dynasac import DynaSAC, UsageError, runs
+from dynasac.comparison import (
+    Design,
+    agents,
+    claim,
+    compare,
+    display,
+    held,
+    module_paths,
+    picture,
+    planned,
+    processes,
+    results,
+)
 from dynasac.comparison import statistics as stats
 from dynasac.comparison.processes import Child, Unwatched
 from dynasac.comparison.statistics import Learning
@@ -34,7 +49,7 @@ def test_the_interquartile_mean_leaves_out_a_quarter_on_either_side():
 
 
 def test_intervals_hold_the_estimate_and_shrink_with_more_seeds():
-    few, many = [0.0, 1.0, 2.0, 3.0], list(np.linspace(0, 3, 64))
+    few, many = [0.0, 0.75, 1.5, 2.25, 3.0], list(np.linspace(0, 3, 64))
     narrow, wide = stats.estimate(many, stats.mean), stats.estimate(few, stats.mean)
     assert wide.low < wide.value == 1.5 < wide.high
     assert narrow.high - narrow.low < (wide.high - wide.low) / 2
@@ -44,28 +59,48 @@ def test_intervals_hold_the_estimate_and_shrink_with_more_seeds():
     assert (narrow.high - narrow.low) / 2 == pytest.approx(half, rel=0.1)
 
 
-def test_one_seed_has_no_interval_and_equal_seeds_have_one_without_width():
-    assert stats.estimate([4.0], stats.iqm) == (4.0, None, None)
-    assert stats.estimate([4.0, 4.0, 4.0], stats.iqm) == (4.0, 4.0, 4.0)
-    assert stats.improvement([1.0], [0.0, 2.0]) == (0.5, None, None)
-    assert stats.improvement([1.0, 1.0], [1.0, 1.0]) == (0.5, 0.5, 0.5)
+def test_few_seeds_have_no_interval_and_equal_ones_have_one_without_width():
+    assert stats.estimate([4.0, 2.0, 3.0, 3.0], stats.mean) == (3.0, None, None)
+    assert stats.estimate(5 * [4.0], stats.iqm) == (4.0, 4.0, 4.0)
+    assert stats.improvement([1.0, 1.0, 1.0, 1.0], 5 * [0.0]) == (1.0, None, None)
+    assert stats.curve(4 * [Learning([0], [1.0])]).low == [None]
 
 
 def test_probability_of_improvement_counts_pairs_and_halves_of_ties():
-    found = stats.improvement([3.0, 2.0], [1.0, 2.0])
-    assert found.value == 3.5 / 4
-    assert found.low < found.value <= found.high <= 1
+    assert stats.improvement([3.0, 2.0], [1.0, 2.0]).value == 3.5 / 4
     assert stats.improvement([1.0, 2.0], [3.0, 2.0]).value == 0.5 / 4
+    ours, theirs = [5.0, 4.0, 4.0, 3.0, 1.0], [0.0, 1.0, 2.0, 3.0, 4.0]
+    value, low, high = stats.improvement(ours, theirs)
+    assert low < value == 19 / 25 < high < 1
+    mirrored = stats.improvement(theirs, ours)
+    assert mirrored == pytest.approx((1 - value, 1 - high, 1 - low))
+
+
+def test_always_better_in_few_seeds_is_not_certain():
+    worse, better = list(np.arange(0.0, 5)), list(np.arange(5.0, 10))
+    value, low, high = stats.improvement(better, worse)
+    assert (value, high) == (1, 1)
+    assert low == pytest.approx(0.643, abs=0.001)  # worked out by hand from Newcombe's formula
+    assert stats.improvement(worse, better) == (0, 0, pytest.approx(1 - low))
+    assert low < stats.improvement(4 * better, 4 * worse).low < 1
+
+
+@pytest.mark.parametrize(("shift", "truth"), [(0.0, 0.5), (1.5, 0.856), (3.0, 0.983)])
+def test_nineteen_of_twenty_intervals_hold_the_probability(shift, truth):
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(shift, 1, (600, 5)).tolist(), rng.normal(0, 1, (600, 5)).tolist()
+    found = [stats.improvement(x, y) for x, y in zip(ours, theirs, strict=True)]
+    assert 0.92 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.98
 
 
 def test_the_last_value_is_carried_forward():
     run = Learning([0, 10, 30], [1.0, 2.0, 3.0])
     assert list(stats.carried_forward(run, [0, 9, 10, 29, 30, 99])) == [1, 1, 2, 2, 3, 3]
-    found = stats.curve([run, Learning([0, 20], [3.0, 4.0])])
-    assert found.steps == [0, 10, 20, 30]
-    assert found.iqm == [2.0, 2.5, 3.0, 3.5]
-    assert (found.low[0], found.high[0]) == (1.0, 3.0)
     alone = stats.curve([run])
+    assert stats.curve([run, Learning([0, 20], [3.0, 4.0])]).steps == [0, 10, 20, 30]
+    assert stats.curve([run, Learning([0, 20], [3.0, 4.0])]).iqm == [2.0, 2.5, 3.0, 3.5]
+    found = stats.curve(5 * [run])
+    assert (found.low, found.high) == (found.iqm, found.iqm)
     assert (alone.iqm, alone.low) == ([1.0, 2.0, 3.0], [None] * 3)
 
 
@@ -199,34 +234,92 @@ def test_budgets_are_equal_but_in_the_seed_documents_own_comparison():
     assert (settings["real_episodes"], settings["planning"]["stored_transitions"]) == (20, 100)
     without = agents.agent("sac", seed, 200).settings
     assert (without["real_episodes"], without["planning"]["stored_transitions"]) == (40, 0)
+    matched = dataclasses.replace(seed, agents=("dynasac", "sac-matched"))
+    assert budgets(matched) == {"dynasac": 4000, "sac-matched": 4000}
     given = dataclasses.replace(seed, real_steps=600)
     assert set(budgets(given).values()) == {600}
 
 
 def test_what_counts_as_solved():
-    assert results.solved(agents.Facts("Pendulum-v1", 200, None)) == pytest.approx(-145.9)
-    assert results.solved(agents.Facts("MountainCarContinuous-v0", 999, 90.0)) == 90
-    assert results.solved(agents.Facts("Rail-v0", 10, None)) is None
+    pendulum = agents.Facts("Pendulum-v1", 200, None)
+    car = agents.Facts("MountainCarContinuous-v0", 999, 90.0)
+    assert results.solved(pendulum, 100) == pytest.approx(-145.9)
+    assert results.solved(car, 100) == 90
+    assert results.solved(agents.Facts("Rail-v0", 10, None), 100) is None
+    # the optimum and the threshold are about the mean of 100 episodes
+    assert results.solved(pendulum, 20) is results.solved(car, 99) is None
 
 
 def test_a_directory_belongs_to_one_comparison(tmp_path):
     def ask(design):
         found = [agents.agent(name, design, 10) for name in design.names]
-        claim(tmp_path / "here", design, found)
+        with held(tmp_path / "here"):
+            return [one.name for one in claim(tmp_path / "here", design, found)]
 
-    ask(RAIL)
+    assert ask(RAIL) == ["sac", "sac-matched", "dynasac"]
     ask(dataclasses.replace(RAIL, seeds=5))
-    ask(dataclasses.replace(RAIL, agents=("sac", "sb3-ppo")))
+    added = ask(dataclasses.replace(RAIL, agents=("sb3-ppo", "sac")))
+    assert added == ["sac", "sac-matched", "dynasac", "sb3-ppo"]
     asked = json.loads((tmp_path / "here" / "asked.json").read_text())
-    assert set(asked["agents"]) == {"sac", "sac-matched", "dynasac", "sb3-ppo"}
-    with pytest.raises(UsageError, match=r"differs in the real steps of sac.*another --output"):
+    assert list(asked["agents"]) == added
+    with pytest.raises(UsageError, match=r"differs in the real steps of sac: .*another --output"):
         ask(dataclasses.replace(RAIL, agents=("sac",), real_steps=7))
     with pytest.raises(UsageError, match="differs in model"):
         ask(dataclasses.replace(RAIL, agents=("sac",), model="auto"))
+    (tmp_path / "here" / "asked.json").write_text('{"agents": {"sac": {"real_steps": 7}}}')
+    with pytest.raises(UsageError, match="not written by this version"):
+        ask(RAIL)
     (tmp_path / "here" / "asked.json").unlink()
     (tmp_path / "here" / "thesis.txt").touch()
     with pytest.raises(UsageError, match="already holds something"):
         ask(RAIL)
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"thesis.txt", ".lock"}
+
+
+def test_one_comparison_at_a_time_in_a_directory(tmp_path):
+    """A second one would remove what the first has not finished."""
+    design = Design("Rail-v0", ("sac",), seeds=1)
+    unfinished = tmp_path / "out" / "sac" / "seed-0" / "metrics.csv"
+    program = (
+        "import sys; from pathlib import Path; from dynasac.comparison import held\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "out")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        unfinished.parent.mkdir(parents=True)
+        unfinished.touch()
+        (tmp_path / "out" / "asked.json").touch()
+        with pytest.raises(UsageError, match="out is in use by another comparison: wait for it"):
+            compare(design, tmp_path / "out")
+        assert unfinished.exists()
+        other.kill()
+    with held(tmp_path / "out"):
+        pass
+
+
+def test_modules_are_looked_for_in_the_current_directory_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jinja2.py").write_text("raise RuntimeError('planted')")
+    (tmp_path / "rig.py").write_text("")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert module_paths() == sys.path
+    for inserted in ("", str(tmp_path)):
+        monkeypatch.setattr(sys, "path", [inserted, *sys.path])
+        assert module_paths() == [*filter(None, sys.path[1:]), str(tmp_path)]
+    design = Design("Rail-v0", ("sac",), seeds=1)
+    (only,) = planned(tmp_path, design, [agents.agent("sac", design, 10)])
+    python = only.command[: only.command.index("-m")]
+    done = subprocess.run(
+        [*python, "-c", "import rig, jinja2"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(module_paths())},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_matched_updates_wait_for_what_they_match(tmp_path):
@@ -250,18 +343,27 @@ def job(tmp_path: Path, **changes) -> agents.Job:
     return dataclasses.replace(given, **changes)
 
 
-def test_a_training_ends_with_its_real_steps_and_evaluates_now_and_then(tmp_path):
+def test_a_training_ends_exactly_with_its_real_steps_and_evaluates_now_and_then(tmp_path):
     agents.train(job(tmp_path))
     rows = runs.read_metrics(tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     steps = [int(row["real_steps"]) for row in rows]
-    assert 25 <= steps[-1] < 25 + 10
-    assert steps[-2] < 25
+    assert steps[-1] == summary["real_steps"] == 25
     at = [int(row["real_steps"]) for row in rows if row["eval_mean_return"]]
     assert (at[0], at[-1]) == (0, steps[-1])
     assert all(later - earlier >= 10 for earlier, later in itertools.pairwise(at[:-1]))
     assert len(at) < len(rows)  # episodes on the rail are over after a few steps
     assert float(rows[-1]["eval_mean_return"]) == summary["evaluation"]["mean_return"]
+
+
+def test_real_steps_that_run_out_truncate_an_episode():
+    idle = dataclasses.replace(SMALL.planning, first_updates=0, updates=0)
+    config = dataclasses.replace(SMALL, planning=idle, updates_per_real_step=0)
+    agent = DynaSAC(agents.Rationed(gym.make("Clock-v0"), 13), "none", config).learn(13)
+    assert agent.state.counts[:2] == (2, 13)
+    assert not np.asarray(agent.state.replay.transitions.terminated).any()
+    assert agent.spaces.episode_steps == 10
+    assert len(agent.evaluate(1).returns) == 1  # in environments without the ration
 
 
 def test_as_many_updates_as_another_training(tmp_path):
@@ -293,6 +395,9 @@ def write_run(directory: Path, steps: list[int], returns: list[float], finished:
     ]
     rows.insert(1, {**rows[0], "eval_mean_return": None})
     runs.write_metrics(directory, rows)
+    directory.with_name(f"{directory.name}.log").touch()
+    made = {"versions": {"jax": "1", "numpy": "2"}, "machine": "a machine", "date": "2026-01-02"}
+    (directory / "config.json").write_text(json.dumps(made))
     if finished:
         (directory / "summary.json").write_text("{}")
 
@@ -330,8 +435,67 @@ def test_the_result_says_what_came_out(content):
     assert ppo["mean"]["value"] == -470.0
     assert ppo["steps_to_threshold"] == {"median": None, "reached": 1, "runs": 2}
     (improvement,) = content["improvement"]
-    assert (improvement["better"], improvement["than"]) == ("sac", "sb3-ppo")
-    assert improvement["probability"] == pytest.approx((3 + 1.5) / 6)
+    assert improvement == {
+        "better": "sac",
+        "than": "sb3-ppo",
+        "better_steps": 20.0,
+        "than_steps": 20.0,
+        "probability": pytest.approx((3 + 1.5) / 6),
+        "low": None,
+        "high": None,
+    }
+    assert content["versions"] == {"jax": "1", "numpy": "2"}
+    assert (content["machine"], content["date"]) == ("a machine", "2026-01-02")
+
+
+def gathered(directory: Path, design: Design, *added: str) -> dict:
+    everyone = [agents.agent(name, design, 200) for name in (*design.names, *added)]
+    return results.gathered(directory, design, agents.Facts("Pendulum-v1", 200, None), everyone, {})
+
+
+def test_what_is_not_asked_for_again_is_still_in_the_result(tmp_path):
+    """Other agents, further seeds, and what each run was made with and when."""
+    for seed in range(3):
+        write_run(tmp_path / f"sac/seed-{seed}", [0, 20], [-900.0, -140.0 - seed])
+    write_run(tmp_path / "dynasac/seed-0", [0, 20], [-900.0, -130.0])
+    write_run(tmp_path / "dynasac/seed-1", [0], [-900.0], finished=False)
+    later = {"versions": {"jax": "1.1"}, "packages": {"torch": "3"}, "date": "2026-02-03"}
+    (tmp_path / "dynasac/seed-0/config.json").write_text(json.dumps(later))
+    design = Design("Pendulum-v1", ("sac",), seeds=1, real_steps=20)
+    content = gathered(tmp_path, design, "dynasac")
+    assert content["seeds"] == [0, 1, 2]
+    sac, dynasac = content["agents"]["sac"]["runs"], content["agents"]["dynasac"]["runs"]
+    assert [run["final"] for run in sac] == [-140, -141, -142]
+    assert [run["error"] for run in dynasac] == [None, "ended without a result"]
+    assert content["real_steps"] == {"sac": 20, "dynasac": 20}
+    assert sac[0]["versions"] == {"jax": "1", "numpy": "2"}
+    assert (dynasac[0]["versions"], dynasac[0]["machine"]) == ({"jax": "1.1", "torch": "3"}, None)
+    assert content["versions"] == {"jax": "1, 1.1", "numpy": "2", "torch": "3"}
+    assert content["date"] == "2026-01-02, 2026-02-03"
+
+
+def test_after_unequal_real_steps_it_is_said_after_how_many(tmp_path):
+    for seed in range(5):
+        write_run(tmp_path / f"dynasac/seed-{seed}", [0, 40], [-900.0, -140.0 - seed])
+        sac = [-900.0, -150.0 - seed, -130.0 - seed]
+        write_run(tmp_path / f"sac/seed-{seed}", [0, 39, 80], sac)
+        write_run(tmp_path / f"sb3-ppo/seed-{seed}", [0, 4096], [-900.0, -160.0])
+    found = gathered(tmp_path, Design("Pendulum-v1", ("dynasac", "sac", "sb3-ppo"), preset="seed"))
+    assert found["agents"]["sb3-ppo"]["steps"] == {"median": 4096}  # its budget is 100,000
+    assert [tuple(one.values())[1:5] for one in found["improvement"]] == [
+        ("sac", 40, 80, 0),
+        ("sac", 40, 40, 1),
+        ("sb3-ppo", 40, 4096, 1),  # when the other had made 40, it was not evaluated
+    ]
+
+
+def test_it_is_said_how_well_updates_match(tmp_path):
+    write_run(tmp_path / "dynasac/seed-0", [0, 20], [-900.0, -130.0])
+    write_run(tmp_path / "sac-matched/seed-0", [0, 22], [-900.0, -140.0])
+    design = Design("Pendulum-v1", ("dynasac", "sac-matched"), seeds=1, real_steps=20)
+    content = gathered(tmp_path, design)
+    assert content["agents"]["dynasac"]["gradient_updates"] == {"median": 140}
+    assert content["agents"]["sac-matched"]["updates_to_dynasac"] == {"median": pytest.approx(1.1)}
 
 
 def test_an_agent_that_always_failed_leaves_the_rest_whole(tmp_path):

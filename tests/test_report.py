@@ -243,7 +243,7 @@ def test_a_comparison(tmp_path):
     said = words_of(page)
     for part in (
         "dynasac ends highest, with an interquartile mean of −140.5 (95% interval −142.5 to "
-        "−138.5); no other interval reaches it.",
+        "−138.5); no other interval reaches it, which is no proof with so few seeds.",
         "1 run failed: sb3-ppo, seed 1.",
         "it broke: sb3-ppo",
         "dynasac over sb3-ppo 90%",
@@ -258,6 +258,35 @@ def test_a_comparison(tmp_path):
     assert links == ["./agent-0/seed-1/report.html"]
     rings = [d for d in page.charts["charts"]["finals"]["data"] if "text" in d]
     assert [len(ring["x"]) for ring in rings] == [2, 1]  # every seed that did not fail
+
+
+def test_a_comparison_claims_no_more_than_its_seeds_and_steps_allow(tmp_path):
+    directory = written_comparison(tmp_path / "comparison")
+    one = directories.gather(directory)
+    assert isinstance(one, directories.ComparisonData)
+    agents = one.content["agents"]
+    agents["sb3-ppo"]["iqm"] |= {"value": -141.0, "low": None, "high": None}
+    assert "; not clearly above ⁨sb3-ppo⁩." in compared.headline(one)
+    agents["dynasac"]["iqm"] |= {"low": None, "high": None}
+    assert "−140.5; too few seeds to say how sure that is." in compared.headline(one)
+    chart = figures.final_returns("finals", one)
+    assert chart is not None
+    assert "interquartile mean (too few seeds for an interval)" in chart.says
+
+    agents["dynasac"]["steps"], agents["sb3-ppo"]["steps"] = {"median": 4000}, {"median": 102_400}
+    said = compared.headline(one)
+    assert "The real steps are not equal: ⁨dynasac⁩ 4,000, ⁨sb3-ppo⁩ 102,400." in said
+    assert [row[4] for row in compared.results(one).rows] == ["4,000", "102,400"]
+    pair = {"better": "dynasac", "than": "sb3-ppo", "better_steps": 4000}
+    one.content["improvement"] = [
+        {**pair, "than_steps": 102_400, "probability": 0.16, "low": 0.03, "high": 0.53},
+        {**pair, "than_steps": 4000, "probability": 0.72, "low": None, "high": None},
+    ]
+    chart = figures.improvement("improvement", one)
+    assert chart is not None
+    assert "after 4,000 and 102,400 steps 16%" in chart.says
+    assert "after 4,000 steps each 72%" in chart.says
+    assert len(set(chart.data[0]["y"])) == 2
 
 
 def test_very_unequal_budgets_are_drawn_on_a_logarithmic_axis(tmp_path):

@@ -236,9 +236,10 @@ def check_installed(names: list[str]) -> None:
         UsageError: it cannot be imported.
     """
     if names and importlib.util.find_spec("stable_baselines3") is None:
+        they, them = ("needs", "it") if len(names) == 1 else ("need", "them")
         raise UsageError(
-            f"{' and '.join(names)} need stable-baselines3: pip install 'dynasac[sb3]', "
-            "or leave them out of --agents"
+            f"{' and '.join(names)} {they} stable-baselines3: pip install 'dynasac[sb3]', "
+            f"or leave {them} out of --agents"
         )
 
 

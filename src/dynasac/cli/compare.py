@@ -1,7 +1,6 @@
 """`dynasac compare`."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +13,8 @@ from .start import configure
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare agents with equal real steps, equal evaluation and several seeds."""
+    """Compare agents with several seeds, equal evaluation and, but for --preset seed, equal real
+    steps."""
 
     env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """Gymnasium environment id, or MODULE:ID"""
@@ -30,9 +30,11 @@ class Compare:
     preset: Literal["default", "seed"] = "default"
     """seed: the seed document's own comparison, with its own numbers of real steps"""
     threshold: float | None = None
-    """mean return that counts as solved; if None, near the optimum or what the environment says"""
+    """mean return that counts as solved; if None, near the optimum or what the environment says,
+    both of 100 episodes"""
     output: Path | None = None
-    """directory of the comparison; runs/compare-ENV if None. What it holds is not done again"""
+    """directory of the comparison; runs/compare-ENV if None. What it holds is not done again, and
+    stays part of the result"""
     jobs: int | None = None
     """trainings at a time, of one thread each; if None, the number of processors"""
     evaluation_episodes: int = 100
@@ -72,7 +74,7 @@ class Compare:
 
 
 def _directory(env: str, preset: str) -> Path:
-    name = env.replace("/", "-").replace(":", "-")
+    name = env.rpartition(":")[2].replace("/", "-")
     return Path("runs") / f"compare-{name}{'' if preset == 'default' else f'-{preset}'}"
 
 
@@ -82,17 +84,24 @@ def _print_result(content: dict[str, Any]) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from ..comparison.statistics import FEWEST_SEEDS
+
     console = Console(highlight=False)
-    threshold = content["threshold"]
-    seeds, budgets = len(content["seeds"]), set(content["real_steps"].values())
-    alike = f" after {budgets.pop():,} real steps" if len(budgets) == 1 else ""
+    threshold, agents = content["threshold"], content["agents"]
+    runs = [(name, run) for name, found in agents.items() for run in found["runs"]]
+    failed = [(name, run) for name, run in runs if run["error"] is not None]
+    made = {run["steps"][-1] for _, run in runs if run["error"] is None}
+    alike = f" after {made.pop():,} real steps" if len(made) == 1 else ""
+    counts = {len(found["runs"]) for found in agents.values()}
+    seeds = f"{'' if len(counts) == 1 else 'up to '}{max(counts)} seed"
     console.print(
-        f"{content['env_id']}, {seeds} seed{'' if seeds == 1 else 's'}: mean return of "
+        f"{content['env_id']}, {seeds}{'' if max(counts) == 1 else 's'}: mean return of "
         f"{content['evaluation']['episodes']} fixed episodes{alike}",
         markup=False,
     )
+    intervals = [found["iqm"]["low"] is not None for found in agents.values() if found["iqm"]]
     table = Table("agent", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("IQM \\[95% interval]", justify="right")
+    table.add_column("IQM \\[95% interval]" if any(intervals) else "IQM", justify="right")
     if not alike:
         table.add_column("steps", justify="right")
     solved = "to threshold" if threshold is None else f"to {threshold:g}"
@@ -100,36 +109,43 @@ def _print_result(content: dict[str, Any]) -> int:
     table.add_column(solved, justify="right")
     table.add_column("updates", justify="right")
     table.add_column("seconds", justify="right")
-    for name, found in content["agents"].items():
-        taken = [run["steps"][-1] for run in found["runs"] if run["error"] is None]
-        updates = _median([run["gradient_updates"] for run in found["runs"]])
+    for name, found in agents.items():
         table.add_row(
             name,
             "–" if found["iqm"] is None else _interval(found["iqm"], _shape(found["iqm"])),
-            *([] if alike else [_number(_median(taken))]),
+            *([] if alike else [_number(found["steps"]["median"])]),
             "–" if threshold is None else _reached(found["steps_to_threshold"]),
-            _number(updates),
+            _number(found["gradient_updates"]["median"]),
             _number(found["seconds"]["median"]),
         )
     console.print(table)
+    if not all(intervals):
+        print(f"fewer than {FEWEST_SEEDS} seeds: too few for an interval")
+    share = agents.get("sac-matched", {}).get("updates_to_dynasac", {}).get("median")
+    if share is not None:
+        print(f"sac-matched made {share:.2f} times as many updates as dynasac")
     for each in content["improvement"]:
-        console.print(
-            f"probability that {each['better']} is better than {each['than']}: "
-            f"{_interval({**each, 'value': each['probability']}, '{:.2f}')}",
-            markup=False,
-        )
-    failed = [
-        (name, run)
-        for name, found in content["agents"].items()
-        for run in found["runs"]
-        if run["error"] is not None
-    ]
+        probability = _interval({**each, "value": each["probability"]}, "{:.2f}")
+        console.print(f"probability that {_pair(each, alike)}: {probability}", markup=False)
     if failed:
-        print(f"{len(failed)} of {len(content['agents']) * seeds} trainings failed:")
+        print(f"{len(failed)} of {len(runs)} trainings failed:")
         for name, run in failed:
             print(f"  {name} seed {run['seed']}: {run['error']}")
-        print("the same command tries them again; the numbers are of the others")
+        print("asked for again, they are tried again; the numbers are of the others")
     return len(failed)
+
+
+def _pair(each: dict[str, Any], alike: str) -> str:
+    """Who is better than whom, and after how many real steps if the table does not say it."""
+    ours, theirs = each["better_steps"], each["than_steps"]
+    if alike:
+        return f"{each['better']} is better than {each['than']}"
+    if ours == theirs:
+        return f"{each['better']} is better than {each['than']}, both after {ours:,.0f} real steps"
+    return (
+        f"{each['better']} after {ours:,.0f} real steps is better than {each['than']} "
+        f"after {theirs:,.0f}"
+    )
 
 
 def _interval(found: dict[str, Any], shape: str) -> str:
@@ -150,10 +166,3 @@ def _reached(found: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
-
-
-def _median(values: Sequence[int | None]) -> float | None:
-    import statistics
-
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None

@@ -1,4 +1,4 @@
-"""Agents × seeds: equal real steps, equal evaluation, and what can be said of the difference.
+"""Agents × seeds: equal evaluation after known real steps, and what can be said of the difference.
 
     from dynasac.comparison import Design, compare
 
@@ -9,6 +9,7 @@ Each training is a process of its own that leaves a run directory, DIR/AGENT/see
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -35,8 +36,9 @@ def compare(
 ) -> dict[str, Any]:
     """Train every agent with every seed, and write and return what comparison.json holds.
 
-    What `output` holds of the same design is not done again; seeds and agents may be added. A
-    training that fails is recorded with its error, in `runs`, and the others go on.
+    What `output` holds of the same design is not done again, and is part of the result even if it
+    is not asked for again; seeds and agents may be added. A training that fails is recorded with
+    its error, in `runs`, and the others go on.
 
     Arguments:
         output: the directory of the comparison.
@@ -44,69 +46,96 @@ def compare(
         progress_bar: bars in terminals, a line now and then elsewhere.
 
     Raises:
-        UsageError: the design makes no sense here, or `output` holds something else.
+        UsageError: the design makes no sense here, or `output` holds something else or is in use.
     """
     if side_by_side is not None and side_by_side < 1:
         raise UsageError(f"--jobs {side_by_side}: at least 1")
     facts = agents.check(design)
     contenders = [agents.agent(name, design, facts.episode_steps) for name in design.names]
-    claim(output, design, contenders)
-    everything = planned(output, design, contenders)
-    children = [child for child in everything if not _done(output, child)]
-    for child in children:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(output / child.name)  # of a training that was stopped or failed
-    at_a_time = processes.processors() if side_by_side is None else side_by_side
-    budgets = {one.name: one.real_steps for one in contenders}
-    with (
-        _environment() as environment,
-        display.shown(output, budgets, everything, children, at_a_time, progress_bar) as watch,
-    ):
-        errors = processes.run(children, at_a_time, environment, watch)
-    content = gathered(output, design, facts, contenders, errors)
-    checkpoint.write_json(output / "comparison.json", content)
+    with held(output), _environment() as environment:
+        everyone = claim(output, design, contenders)
+        everything = planned(output, design, contenders)
+        children = [child for child in everything if not _done(output, child)]
+        for child in children:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(output / child.name)  # of a training that was stopped or failed
+        at_a_time = processes.processors() if side_by_side is None else side_by_side
+        budgets = {one.name: one.real_steps for one in contenders}
+        with display.shown(output, budgets, everything, children, at_a_time, progress_bar) as watch:
+            errors = processes.run(children, at_a_time, environment, watch)
+        content = gathered(output, design, facts, everyone, errors)
+        checkpoint.write_json(output / "comparison.json", content)
     return content
 
 
-def claim(output: Path, design: Design, contenders: Sequence[Agent]) -> None:
-    """Write down in `output` what is compared in it, or see that it is the same.
+@contextlib.contextmanager
+def held(output: Path) -> Iterator[None]:
+    """No other process compares in `output` meanwhile; the kernel lets go however this one ends.
 
     Raises:
-        UsageError: it holds another comparison, or something else.
+        UsageError: another one does, or `output` holds something else or cannot be written.
+    """
+    lock = output / ".lock"
+    strange = output.exists() and not (output / "asked.json").exists()
+    if strange and (not output.is_dir() or any(path != lock for path in output.iterdir())):
+        raise UsageError(f"{output} already holds something: choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise UsageError(f"cannot write to {output}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{output} is in use by another comparison: wait for it, or choose another --output"
+            ) from None
+        yield
+
+
+def claim(output: Path, design: Design, contenders: Sequence[Agent]) -> list[Agent]:
+    """Write down in `output` what is compared in it, or see that it is the same.
+
+    Returns:
+        all agents that were ever asked for in it, in that order.
+
+    Raises:
+        UsageError: it holds another comparison.
     """
     asked = {
         "env": design.env,
         "model": design.model,
         "preset": design.preset,
         "evaluation_episodes": design.evaluation_episodes,
-        "agents": {
-            one.name: {"real_steps": one.real_steps, "settings": one.settings} for one in contenders
-        },
     }
+    everyone = {one.name: one for one in contenders}
     file = output / "asked.json"
     if file.exists():
         earlier = checkpoint.read_json(file)
-        before = earlier.get("agents")
-        before = before if isinstance(before, dict) else {}
-        differ = [name for name in asked if name != "agents" and earlier.get(name) != asked[name]]
+        try:
+            before = {name: Agent(**one) for name, one in earlier["agents"].items()}
+        except (AttributeError, KeyError, TypeError):
+            raise UsageError(
+                f"{file} was not written by this version: choose another --output"
+            ) from None
+        differ = [name for name in asked if earlier.get(name) != asked[name]]
         differ += [
-            f"the {'settings' if mine['real_steps'] == theirs.get('real_steps') else 'real steps'}"
-            f" of {name}"
-            for name, mine in asked["agents"].items()
-            if isinstance(theirs := before.get(name, mine), dict) and theirs != mine
+            f"the {'settings' if mine.real_steps == theirs.real_steps else 'real steps'}"
+            f" of {mine.name}"
+            for mine in contenders
+            if (theirs := before.get(mine.name, mine)).real_steps != mine.real_steps
+            or theirs.settings != mine.settings
         ]
         if differ:
             raise UsageError(
                 f"{output} holds a comparison that differs in {', '.join(differ)}: ask for the "
                 "same, or choose another --output"
             )
-        asked["agents"] = {**before, **asked["agents"]}
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} already holds something: choose another --output")
-    try:
-        checkpoint.write_json(file, asked)
-    except OSError as error:
-        raise UsageError(f"cannot write to {output}: {error.strerror}") from None
+        everyone = {**before, **everyone}
+    written = {name: dataclasses.asdict(one) for name, one in everyone.items()}
+    checkpoint.write_json(file, {**asked, "agents": written})
+    return list(everyone.values())
 
 
 def planned(output: Path, design: Design, contenders: Sequence[Agent]) -> list[Child]:
@@ -127,7 +156,8 @@ def planned(output: Path, design: Design, contenders: Sequence[Agent]) -> list[C
                 directory=str(output / name),
                 matched=matched and str(output / matched),
             )
-            command = (sys.executable, "-m", "dynasac.comparison")
+            # -P: `python -m` would look into the current directory before all packages
+            command = (sys.executable, "-P", "-m", "dynasac.comparison")
             children.append(
                 Child(
                     name,
@@ -143,6 +173,13 @@ def _done(output: Path, child: Child) -> bool:
     return (output / child.name / "summary.json").exists()
 
 
+def module_paths() -> list[str]:
+    """Where this process finds modules; in the current directory, if at all, only in the end."""
+    here = os.getcwd()
+    elsewhere = [path for path in sys.path if path not in ("", here)]
+    return elsewhere if len(elsewhere) == len(sys.path) else [*elsewhere, here]
+
+
 @contextlib.contextmanager
 def _environment() -> Iterator[dict[str, str]]:
     """Variables for the processes: one thread, the modules we find, the programs we compiled."""
@@ -152,7 +189,7 @@ def _environment() -> Iterator[dict[str, str]]:
             compiled = stack.enter_context(tempfile.TemporaryDirectory())
         yield {
             **THREADS,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONPATH": os.pathsep.join(module_paths()),
             "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
             "JAX_COMPILATION_CACHE_DIR": str(compiled),

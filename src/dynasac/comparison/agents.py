@@ -1,11 +1,14 @@
 """Who is compared, with which settings and how many real steps; the training of one of them."""
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import gymnasium as gym
 
 from .. import baselines, evaluation, presets, recording, runs
 from ..agent import DynaSAC, resolved
@@ -13,6 +16,7 @@ from ..checkpoint import read_json
 from ..errors import UsageError
 from ..presets import Config
 from ..spaces import spaces_of
+from .processes import machine
 
 OURS = ("dynasac", "sac", "sac-matched")
 NAMES = (*OURS, *baselines.NAMES)
@@ -140,8 +144,8 @@ def agent(name: str, design: Design, episode_steps: int) -> Agent:
     told = {
         "dynasac": f"this package with the model {design.model}",
         "sac": "this package without a model: plain Soft Actor-Critic",
-        "sac-matched": "this package without a model, with about as many gradient updates for each "
-        "real step as dynasac with the same seed makes in all",
+        "sac-matched": "this package without a model, with the whole number of gradient updates "
+        "for each real step that comes nearest to what dynasac with the same seed makes in all",
     }
     return Agent(name, f"{told[name]}; preset {design.preset}", _as_json(settings), real_steps)
 
@@ -155,7 +159,7 @@ def _budget(name: str, design: Design, episode_steps: int) -> int:
     """Real steps where none are asked for; of ours, whole episodes of full length."""
     if design.preset == "seed" and name == "sb3-ppo":
         return SEED_PPO_STEPS
-    with_model = design.preset == "seed" and name == "dynasac"
+    with_model = design.preset == "seed" and name in ("dynasac", "sac-matched")
     config = presets.preset(design.preset, design.model if with_model else "none")
     return config.real_episodes * episode_steps
 
@@ -177,9 +181,27 @@ def train(job: Job) -> None:
         _train_ours(job)
 
 
+class Rationed(gym.Wrapper):
+    """An environment of so many steps in all: the episode in which they run out is truncated."""
+
+    def __init__(self, env: gym.Env, steps: int):
+        super().__init__(env)
+        self._left = steps
+
+    @property
+    def spec(self):
+        """Of the environment itself: what is made from it for evaluations is not rationed."""
+        return self.env.spec
+
+    def step(self, action):
+        self._left -= 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated or self._left <= 0, info
+
+
 def _train_ours(job: Job) -> None:
     model = job.model if job.agent == "dynasac" else "none"
-    env = evaluation.make(job.env)
+    env = Rationed(evaluation.make(job.env), job.real_steps)
     episode_steps = spaces_of(env).episode_steps
     config = _config(job.agent, model, job.preset, job.real_steps, episode_steps)
     if job.matched:
@@ -187,7 +209,8 @@ def _train_ours(job: Job) -> None:
             config, updates_per_real_step=_matched(Path(job.matched), job, config.random_steps)
         )
     agent = DynaSAC(env, model, config, job.seed)
-    run = runs.Run.create(Path(job.directory), recording.asked_for(agent, model, job.preset))
+    asked = {**recording.asked_for(agent, model, job.preset), **_here_and_now()}
+    run = runs.Run.create(Path(job.directory), asked)
     recording.record_training(
         agent,
         run,
@@ -196,6 +219,10 @@ def _train_ours(job: Job) -> None:
         total_timesteps=job.real_steps,
         evaluate_every=episode_steps,
     )
+
+
+def _here_and_now() -> dict[str, str]:
+    return {"machine": machine(), "date": datetime.date.today().isoformat()}
 
 
 def _matched(directory: Path, job: Job, random_steps: int) -> int:
@@ -215,6 +242,7 @@ def _train_baseline(job: Job) -> None:
         "real_steps": job.real_steps,
         "settings": dataclasses.asdict(which),
         "packages": baselines.versions(),
+        **_here_and_now(),
     }
     run = runs.Run.create(Path(job.directory), asked)
     last = baselines.train(

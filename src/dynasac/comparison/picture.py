@@ -40,7 +40,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
             marker=marker,
             markevery=max(1, len(curve["steps"]) // 10),
             markersize=5,
-            label=name,
+            label=_label(name, content["agents"][name]),
         )
         if None not in curve["low"]:
             axes.fill_between(
@@ -59,11 +59,10 @@ def draw(content: dict[str, Any], path: Path) -> None:
         axes.set_xscale("symlog", linthresh=first)
         axes.set_xlim(left=0)
     axes.set_xlabel("real steps")
-    seeds = len(content["seeds"])
     axes.set_ylabel(f"mean return of {content['evaluation']['episodes']} fixed episodes")
     axes.set_title(
-        f"{content['env_id']}: interquartile mean of {seeds} seed{'' if seeds == 1 else 's'}"
-        + (", 95% interval" if seeds > 1 else ""),
+        f"{content['env_id']}: interquartile mean over seeds"
+        + (", 95% intervals" if any(None not in one["low"] for one in drawn.values()) else ""),
         parse_math=False,
     )
     axes.grid(alpha=0.3)
@@ -71,3 +70,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png")
     write_bytes(path, image.getvalue())
+
+
+def _label(name: str, agent: dict[str, Any]) -> str:
+    seeds = sum(run["error"] is None for run in agent["runs"])
+    return f"{name}, {seeds} seed{'' if seeds == 1 else 's'}"

@@ -1,6 +1,8 @@
 """Processes side by side, none of which can take another, or this one, down with it."""
 
+import contextlib
 import os
+import platform
 import signal
 import subprocess
 import threading
@@ -23,6 +25,17 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def machine() -> str:
+    """The processor, how many of them, and the system."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                cpu = line.split(":", 1)[1].strip()
+                break
+    return f"{cpu}, {processors()} cores, {platform.system()}"
 
 
 class Child(NamedTuple):

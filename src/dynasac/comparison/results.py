@@ -1,16 +1,14 @@
 """What came of all trainings: the content of comparison.json, read from the run directories."""
 
-import contextlib
-import datetime
-import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import baselines, evaluation, runs
+from .. import evaluation, runs
+from ..checkpoint import read_json
+from ..errors import UsageError
 from . import statistics
 from .agents import Agent, Design, Facts, training_name
-from .processes import processors
 from .statistics import Learning
 
 FORMAT = 1
@@ -18,52 +16,77 @@ SOLVED_REGRET = {"Pendulum-v1": 20.0}
 """how far below the optimum counts as solved, where the environment does not say it itself"""
 
 
+STANDARD_EPISODES = 100
+"""what optima and thresholds are about"""
+NEAR = 0.9
+"""of so many real steps an evaluation must lie behind that is to stand for them"""
+
+
 def gathered(
     output: Path,
     design: Design,
     facts: Facts,
-    contenders: Sequence[Agent],
+    everyone: Sequence[Agent],
     errors: dict[str, str | None],
 ) -> dict[str, Any]:
-    """What comparison.json holds, from the run directories and the errors of those that failed."""
-    threshold = solved(facts) if design.threshold is None else design.threshold
-    standard = design.evaluation_episodes == 100
+    """What comparison.json holds, from all run directories and the errors of those that failed.
+
+    Arguments:
+        everyone: all agents that there are runs of, those that were not asked for again included.
+    """
+    threshold = solved(facts, design.evaluation_episodes)
+    threshold = threshold if design.threshold is None else design.threshold
     found = {
         one.name: summed_up(
             one,
             [
                 one_run(output, training_name(one.name, seed), seed, threshold, errors)
-                for seed in range(design.seeds)
+                for seed in seeds(output, one.name, design)
             ],
         )
-        for one in contenders
+        for one in everyone
     }
+    _tell_matched(found)
+    every_run = [run for one in found.values() for run in one["runs"]]
+    standard = design.evaluation_episodes == STANDARD_EPISODES
     return {
         "format": FORMAT,
         "env_id": facts.env_id,
         "model": design.model,
         "preset": design.preset,
-        "seeds": list(range(design.seeds)),
-        "real_steps": {one.name: one.real_steps for one in contenders},
+        "seeds": sorted({run["seed"] for run in every_run}),
+        "real_steps": {one.name: one.real_steps for one in everyone},
         "evaluation": {
             "episodes": design.evaluation_episodes,
             "first_seed": evaluation.FIRST_SEED,
         },
         "optimum": evaluation.OPTIMAL_RETURN.get(facts.env_id) if standard else None,
         "threshold": threshold,
-        "versions": {**runs.versions(), **baselines.versions()},
-        "machine": machine(),
-        "date": datetime.date.today().isoformat(),
+        "versions": _versions(every_run),
+        "machine": _distinct(run["machine"] for run in every_run),
+        "date": _distinct(run["date"] for run in every_run),
         "agents": found,
         "improvement": _improvements(found),
     }
 
 
-def solved(facts: Facts) -> float | None:
-    """The mean return that counts as solved: near the optimum, or what the environment says."""
+def solved(facts: Facts, episodes: int) -> float | None:
+    """The mean return that counts as solved: near the optimum, or what the environment says.
+
+    Both are about the mean of 100 episodes; with another number of them nothing is known.
+    """
+    if episodes != STANDARD_EPISODES:
+        return None
     if facts.env_id in SOLVED_REGRET:
         return evaluation.OPTIMAL_RETURN[facts.env_id] - SOLVED_REGRET[facts.env_id]
     return None if facts.reward_threshold is None else float(facts.reward_threshold)
+
+
+def seeds(output: Path, name: str, design: Design) -> list[int]:
+    """Those that were asked for and all that were ever begun, each of which has a log."""
+    logs = [log.stem.removeprefix("seed-") for log in (output / name).glob("seed-*.log")]
+    begun = {int(seed) for seed in logs if seed.isdecimal()}
+    return sorted(begun.union(range(design.seeds) if name in design.names else ()))
 
 
 def one_run(
@@ -80,6 +103,7 @@ def one_run(
     if not finished and error is None:
         error = "ended without a result"
     last = rows[-1] if finished else None
+    asked = _asked(directory)
     return {
         "seed": seed,
         "steps": list(learning.steps),
@@ -95,6 +119,9 @@ def one_run(
         "gradient_updates": int(last["gradient_updates"]) if last else None,
         "error": error,
         "directory": name,
+        "versions": {**asked.get("versions", {}), **asked.get("packages", {})},
+        "machine": asked.get("machine"),
+        "date": asked.get("date"),
     }
 
 
@@ -118,39 +145,86 @@ def summed_up(one: Agent, ended: list[dict[str, Any]]) -> dict[str, Any]:
             "reached": sum(steps is not None for steps in reached),
             "runs": len(finished),
         },
+        "steps": {"median": statistics.median([run["steps"][-1] for run in finished])},
+        "gradient_updates": {
+            "median": statistics.median([run["gradient_updates"] for run in finished])
+        },
         "seconds": {"median": statistics.median([run["seconds"] for run in finished])},
     }
 
 
+def _tell_matched(found: dict[str, dict[str, Any]]) -> None:
+    """How many updates the matched agent made for each of dynasac's with the same seed."""
+    if not {"sac-matched", "dynasac"} <= set(found):
+        return
+    made = {run["seed"]: run["gradient_updates"] for run in found["dynasac"]["runs"]}
+    shares = [
+        run["gradient_updates"] / made[run["seed"]]
+        for run in found["sac-matched"]["runs"]
+        if run["gradient_updates"] and made.get(run["seed"])
+    ]
+    found["sac-matched"]["updates_to_dynasac"] = {"median": statistics.median(shares)}
+
+
 def _improvements(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the first agent over each of the others."""
-    finals = {
-        name: [run["final"] for run in one["runs"] if run["error"] is None]
+    finished = {
+        name: [Learning(run["steps"], run["returns"]) for run in one["runs"] if not run["error"]]
         for name, one in found.items()
     }
-    (first, ours), *others = finals.items()
-    improvements = []
-    for name, theirs in others:
-        if ours and theirs:
-            probability, low, high = statistics.improvement(ours, theirs)
-            improvements.append(
-                {
-                    "better": first,
-                    "than": name,
-                    "probability": probability,
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return improvements
+    (first, ours), *others = finished.items()
+    return [
+        {"better": first, "than": name, **_improvement(ours, theirs, steps)}
+        for name, theirs in others
+        if ours and theirs
+        for steps in _when(ours, theirs)
+    ]
 
 
-def machine() -> str:
-    """The processor, how many of them, and the system."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
-    return f"{cpu}, {processors()} cores, {platform.system()}"
+def _when(ours: Sequence[Learning], theirs: Sequence[Learning]) -> list[int | None]:
+    """Real steps after which two agents can be told apart; None for the end of each run.
+
+    Where these are not the same, also as many as all runs have made, if all were evaluated then.
+    """
+    every_run = [*ours, *theirs]
+    ends = {run.steps[-1] for run in every_run}
+    common = min(ends)
+    evaluated = all(any(NEAR * common <= s <= common for s in run.steps) for run in every_run)
+    return [None, common] if len(ends) > 1 and evaluated else [None]
+
+
+def _improvement(
+    ours: Sequence[Learning], theirs: Sequence[Learning], steps: int | None
+) -> dict[str, Any]:
+    values = [
+        [float(statistics.carried_forward(run, [steps or run.steps[-1]])[0]) for run in agent]
+        for agent in (ours, theirs)
+    ]
+    probability, low, high = statistics.improvement(*values)
+    return {
+        "better_steps": steps or statistics.median([run.steps[-1] for run in ours]),
+        "than_steps": steps or statistics.median([run.steps[-1] for run in theirs]),
+        "probability": probability,
+        "low": low,
+        "high": high,
+    }
+
+
+def _asked(directory: Path) -> dict[str, Any]:
+    try:
+        return read_json(directory / "config.json")
+    except UsageError:
+        return {}
+
+
+def _versions(every_run: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Of every package those that the runs were made with."""
+    packages = dict.fromkeys(package for run in every_run for package in run["versions"])
+    return {
+        package: _distinct(run["versions"].get(package) for run in every_run)
+        for package in packages
+    }
+
+
+def _distinct(values: Iterable[str | None]) -> str:
+    return ", ".join(sorted({value for value in values if value}))

@@ -6,7 +6,7 @@ light to dark.
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -825,7 +825,7 @@ def comparison_curves(name: str, comparison: ComparisonData) -> Figure | None:
     """Interquartile mean over seeds, with its interval, by real steps."""
     data: list[Json] = []
     rows: list[tuple[str, ...]] = []
-    ends = []
+    ends, banded = [], False
     place, axis_of_steps, remark = _steps_axis(comparison)
     names = labels(comparison.agents)
     for index, (agent, content) in enumerate(comparison.agents.items()):
@@ -843,6 +843,7 @@ def comparison_curves(name: str, comparison: ComparisonData) -> Figure | None:
             continue
         band = [p for p in points if p[2] is not None and p[3] is not None]
         if band:
+            banded = True
             data.append(
                 {
                     "type": "scatter",
@@ -878,8 +879,9 @@ def comparison_curves(name: str, comparison: ComparisonData) -> Figure | None:
         "yaxis": axis("return, IQM over seeds"),
     }
     says = (
-        "Interquartile mean over seeds of the mean return, after so many real steps; bands are 95% "
-        f"bootstrap intervals. At the end: {'; '.join(ends)}.{remark}"
+        "Interquartile mean over seeds of the mean return, after so many real steps"
+        f"{'; bands are 95% bootstrap intervals' if banded else ''}. "
+        f"At the end: {'; '.join(ends)}.{remark}"
     )
     shapes, notes = [], []
     for key, label in (("optimum", "optimum"), ("threshold", "threshold")):
@@ -923,9 +925,12 @@ def _steps_axis(comparison: ComparisonData) -> tuple[Callable[[float], float], J
 
 def improvement(name: str, comparison: ComparisonData) -> Figure | None:
     """How likely one agent's run beats another's."""
+    items = listing(comparison.content.get("improvement"))
+    sides = ("better_steps", "than_steps")
+    equal = len({number(item.get(side)) for item in items for side in sides}) < 2
     pairs = [
-        (text(item.get("better")), text(item.get("than")), p, low, high)
-        for item in listing(comparison.content.get("improvement"))
+        (text(item.get("better")), text(item.get("than")), p, low, high, "" if equal else _on(item))
+        for item in items
         if (p := number(item.get("probability"))) is not None
         for low, high in [(number(item.get("low")), number(item.get("high")))]
     ]
@@ -936,14 +941,16 @@ def improvement(name: str, comparison: ComparisonData) -> Figure | None:
         {
             "type": "scatter",
             "mode": "markers",
-            "x": [p for _, _, p, _, _ in pairs],
-            "y": [f"{names[a]}<br>over {names[b]}" for a, b, *_ in pairs],
+            "x": [p for _, _, p, *_ in pairs],
+            "y": [f"{names[a]}<br>over {names[b]}{on and f'<br>{on}'}" for a, b, *_, on in pairs],
             "error_x": {
                 "type": "data",
                 "symmetric": False,
-                "array": [0 if high is None else max(0.0, high - p) for _, _, p, _, high in pairs],
+                "array": [
+                    0 if high is None else max(0.0, high - p) for _, _, p, _, high, _ in pairs
+                ],
                 "arrayminus": [
-                    0 if low is None else max(0.0, p - low) for _, _, p, low, _ in pairs
+                    0 if low is None else max(0.0, p - low) for _, _, p, low, _, _ in pairs
                 ],
                 "color": colour(0),
                 "thickness": 2,
@@ -960,19 +967,40 @@ def improvement(name: str, comparison: ComparisonData) -> Figure | None:
         "yaxis": axis(autorange="reversed", type="category"),
         "shapes": [{**rule, "line": {"color": MUTED, "width": 1.5, "dash": "dash"}}],
     }
+    rows = tuple(
+        (
+            f"{isolated(a)} over {isolated(b)}{on and f', after {on}'}",
+            *(_share(v) for v in (p, low, high)),
+        )
+        for a, b, p, low, high, on in pairs
+    )
     says = (
         "Probability that a run of the first agent ends with a higher return than one of the "
-        "second, with 95% bootstrap intervals; at the dashed line neither is better. "
-        + "; ".join(f"{isolated(a)} over {isolated(b)} {p:.0%}" for a, b, p, _, _ in pairs)
-        + "."
+        f"second{_with_intervals(low for *_, low, _, _ in pairs)}; at the dashed line neither is "
+        "better. " + "; ".join(f"{row[0]} {row[1]}" for row in rows) + "."
     )
+    if not equal:
+        says += (
+            " Where it is after different numbers of real steps, more steps may be all there is."
+        )
     title = "Probability of improvement"
-    rows = tuple(
-        (f"{isolated(a)} over {isolated(b)}", *(_share(v) for v in (p, low, high)))
-        for a, b, p, low, high in pairs
-    )
     table = Table(title, ("pair", "probability", "95% low", "95% high"), rows)
-    return Figure(name, title, says, data, layout, table, height=110 + 48 * len(pairs))
+    return Figure(
+        name, title, says, data, layout, table, height=110 + (48 if equal else 64) * len(pairs)
+    )
+
+
+def _on(item: Json) -> str:
+    """After how many real steps of each two agents are told apart."""
+    ours, theirs = number(item.get("better_steps")), number(item.get("than_steps"))
+    return (
+        f"{told(ours)} steps each" if ours == theirs else f"{told(ours)} and {told(theirs)} steps"
+    )
+
+
+def _with_intervals(lows: Iterable[float | None]) -> str:
+    known = any(low is not None for low in lows)
+    return ", with 95% intervals" if known else " (too few seeds for an interval)"
 
 
 def _share(value: float | None) -> str:
@@ -983,7 +1011,7 @@ def final_returns(name: str, comparison: ComparisonData) -> Figure | None:
     """The final return of every seed, none left out, and the IQM with its interval."""
     data: list[Json] = []
     rows: list[tuple[str, ...]] = []
-    said = []
+    said, lows = [], []
     names = labels(comparison.agents)
     for index, (agent, content) in enumerate(comparison.agents.items()):
         found = [
@@ -1014,6 +1042,7 @@ def final_returns(name: str, comparison: ComparisonData) -> Figure | None:
             said.append(f"{isolated(agent)} from {told(min(finals))} to {told(max(finals))}")
         iqm = mapping(content.get("iqm"))
         value, low, high = (number(iqm.get(part)) for part in ("value", "low", "high"))
+        lows.append(low)
         if value is not None:
             data.append(
                 {
@@ -1048,7 +1077,7 @@ def final_returns(name: str, comparison: ComparisonData) -> Figure | None:
         layout["shapes"] = [{**rule, "line": {"color": MUTED, "width": 1.5, "dash": "dash"}}]
     says = (
         "A ring is the final policy of one seed, none left out and never the best seen on the way; "
-        f"bars are the interquartile mean with its 95% interval. {'; '.join(said)}."
+        f"bars are the interquartile mean{_with_intervals(lows)}. {'; '.join(said)}."
     )
     if optimum is not None:
         says += f" The dashed line is the optimum, {told(optimum)}."
