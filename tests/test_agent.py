@@ -192,6 +192,13 @@ def test_loading_what_is_not_there_or_does_not_fit(rail, tmp_path):
     with pytest.raises(UsageError, match=r"there is no policy\.json"):
         DynaSAC.load(tmp_path / "nothing", "Rail-v0")
     rail.save(tmp_path)
+    told = r"is of 'Rail-v0', .* sizes \[1, 1\], not of Pendulum-v1, whose are \[3, 1\]"
+    with pytest.raises(UsageError, match=told):
+        DynaSAC.load(tmp_path, "Pendulum-v1")
+    path = tmp_path / "policy.json"  # as earlier versions wrote it
+    described = json.loads(path.read_text())
+    del described["sizes"]
+    path.write_text(json.dumps(described))
     with pytest.raises(UsageError, match=r"float32\["):
         DynaSAC.load(tmp_path, "Pendulum-v1")
 
@@ -258,9 +265,19 @@ def test_a_callback_stops_early_and_learning_goes_on(rail):
     jax.tree.map(np.testing.assert_array_equal, rail.state, whole.state)
 
 
-def test_one_of_several_callbacks_is_enough_to_stop(rail):
-    rail.learn(real_episodes=5, callback=[lambda agent, row: False, lambda agent, row: True])
+@pytest.mark.parametrize("answer", [False, np.False_, 0])
+def test_one_of_several_callbacks_is_enough_to_stop(rail, answer):
+    rail.learn(real_episodes=5, callback=[lambda agent, row: answer, lambda agent, row: True])
     assert rail.state.counts.real_episodes == 0
+
+
+def test_an_observer_stops_training_with_a_number_of_numpy(rail):
+    class Enough(Silent):
+        def episode(self, state):
+            return np.bool_(state.counts.real_episodes < 1)
+
+    rail.learn(real_episodes=5, observer=Enough(), progress_bar=True)
+    assert rail.state.counts.real_episodes == 1
 
 
 def test_callbacks_that_cannot_be_called(rail):

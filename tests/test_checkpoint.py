@@ -73,10 +73,18 @@ def test_an_empty_file(stem):
     refused(stem, r"state\.safetensors is damaged")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 10])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[" * 10, b"[" * 100_000, b"1" * 5000]
+)
 def test_damaged_json(stem, content):
     stem.with_suffix(".json").write_bytes(content)
     refused(stem, r"state\.json is damaged")
+
+
+def test_json_that_is_a_directory(stem):
+    stem.with_suffix(".json").unlink()
+    stem.with_suffix(".json").mkdir()
+    refused(stem, r"cannot read .*state\.json: Is a directory")
 
 
 def test_json_that_is_no_object(stem):

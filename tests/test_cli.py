@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dynasac import UsageError, cli, recording
+from dynasac import DynaSAC, UsageError, cli, recording
+from dynasac.cli.parse import parse
 
 TESTS = Path(__file__).parent
 TINY = [
@@ -61,7 +62,8 @@ def test_train_then_evaluate(tmp_path, capsys):
     said = capsys.readouterr().out
     run = tmp_path / "runs" / "Rail-v0"
     assert "mean return" in said
-    assert "dynasac evaluate runs/Rail-v0" in said
+    for command in ("evaluate", "report", "record", "export"):
+        assert f"dynasac {command} runs/Rail-v0" in said
     assert {"config.json", "metrics.csv", "summary.json", "checkpoints", "policy"} <= {
         path.name for path in run.iterdir()
     }
@@ -236,6 +238,47 @@ def test_an_error_is_one_line_and_no_traceback(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "missing from dynasac train: ENV Gymnasium environment id, or MODULE:ID"),
+        (["train", "Pendulum-v1", "--seed=x"], "error parsing --seed: invalid literal for int()"),
+        (
+            ["train", "Pendulum-v1", "--sed", "3"],
+            "--sed, 3; perhaps you meant --seed (dynasac train",
+        ),
+        (["train", "Pendulum-v1", "--preset=best"], "invalid choice 'best' for argument '--preset"),
+        (["evaluate"], "missing from dynasac evaluate: DIR run directory"),
+        (["record", "run", "more"], "unrecognized options: more (dynasac record --help has"),
+        (["frobnicate"], "unrecognized options: frobnicate"),
+        (["--verbose"], "(dynasac --help has all there is)"),
+    ],
+)
+def test_what_cannot_be_parsed_is_said_in_one_line(capsys, arguments, said):
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(arguments)
+    out, error = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert error.startswith("dynasac: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert "─" not in error
+
+
+def test_modules_here_are_found_but_not_in_place_of_installed_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "jinja2.py").write_text("raise SystemExit('planted')")
+    (tmp_path / "own_env.py").write_text(
+        "import jinja2, probes, gymnasium\n\n"
+        "gymnasium.register('Planted-v0', entry_point=probes.Clock, max_episode_steps=5)\n"
+    )
+    assert cli.run(["envs"]) == 0
+    assert "" not in sys.path
+    monkeypatch.delitem(sys.modules, "jinja2", raising=False)
+    with pytest.raises(UsageError, match="no physics is known for Planted-v0"):
+        cli.run(["train", "own_env:Planted-v0"])
+
+
 def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
     settings = [*TINY, "--planning.updates=30000", "--real-episodes=2"]
     command = ["train", "probes:Rail-v0", SLIDE, "--seed=2"]
@@ -272,6 +315,37 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
     )
     for name, array in uninterrupted.items():
         np.testing.assert_array_equal(resumed[name], array)
+
+
+def test_what_goes_on_with_a_run_is_only_what_was_given():
+    def told(*arguments):
+        return parse(["train", *arguments])._go_on(Path("my run"))
+
+    begin = "dynasac train Rail-v0 --resume --output 'my run'"
+    assert told("Rail-v0") == begin
+    assert told("Rail-v0", "--real-episodes=3") == begin  # its config.json knows
+    given = ["--model=a b.py:C", "--evaluation-episodes=7", "--seed=3", "--preset=seed"]
+    assert told("Rail-v0", *given) == f"{begin} --model 'a b.py:C' --evaluation-episodes 7"
+    again = ["--resume", "--output=my run", "--real-episodes=0"]
+    assert told("Rail-v0", *again) == f"{begin} --real-episodes 0"
+
+
+def test_a_resumed_run_finishes_what_it_was_asked_for(tmp_path, capsys):
+    """And no more, whatever the preset has: that of an ensemble has five real episodes."""
+    command = ["train", "Rail-v0", "--model=ensemble", *TINY, "--output=run"]
+    assert cli.run([*command, "--real-episodes=1", "--random-steps=9"]) == 0
+    for told in ("summary.json", "metrics.csv"):
+        (tmp_path / "run" / told).unlink()  # as if it had been killed
+    assert cli.run([*command, "--resume"]) == 0
+    capsys.readouterr()
+    summary = (tmp_path / "run" / "summary.json").read_bytes()
+    assert json.loads(summary)["real_episodes"] == 1
+    assert cli.run([*command, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("nothing is left to do: run is complete after 1 real episode; --real-")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == summary
+    assert cli.run([*command, "--resume", "--real-episodes=2"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["real_episodes"] == 2
 
 
 def test_check_model_says_whether_the_model_is_right(tmp_path, capsys):
@@ -439,3 +513,32 @@ def test_check_model_on_a_log_takes_no_real_step(tmp_path, capsys, monkeypatch):
     assert report["agrees"] is False
     assert report["fit"]["agrees"] is True
     assert report["fit"]["parameters"][0]["after"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_an_own_model_is_not_replaced_by_the_known_physics(tmp_path, capsys):
+    """The policy needs none; lookahead asks for the one that was trained with."""
+    (tmp_path / "rough.py").write_text(
+        "import dynasac\n\n\nclass Rough(dynasac.Pendulum):\n    drag: float = 0.1\n"
+    )
+    model = "--model=rough.py:Rough"
+    train = ["train", "Pendulum-v1", model, *TINY, "--real-episodes=0", "--output=run"]
+    assert cli.run(train) == 0
+    assert recording.load_run(tmp_path / "run")[0].model is None
+    assert DynaSAC.load(tmp_path / "run" / "policy", "Pendulum-v1").model is None
+    assert cli.run(["evaluate", "run", "--episodes=2"]) == 0
+    for command in ("evaluate", "record"):
+        with pytest.raises(UsageError, match=r"rough\.py:Rough'.*--model FILE\.py:Class"):
+            cli.run([command, "run", "--episodes=1", "--lookahead=1"])
+    assert cli.run(["evaluate", "run", "--episodes=1", "--lookahead=1", model]) == 0
+    capsys.readouterr()
+    agent, _ = recording.load_run(tmp_path / "run", model="rough.py:Rough")
+    assert type(agent.model).__name__ == "Rough"
+
+
+@pytest.mark.parametrize("name", ["none", "auto"])
+def test_a_known_name_of_a_model_is_taken_as_it_is(tmp_path, name):
+    options = [option for option in TINY if "planning" not in option]
+    train = ["train", "Pendulum-v1", f"--model={name}", *options, "--planning.first-updates=2"]
+    assert cli.run([*train, "--real-episodes=0", "--output=run"]) == 0
+    agent, _ = recording.load_run(tmp_path / "run")
+    assert (agent.model is None) == (name == "none")

@@ -13,7 +13,7 @@ import probes
 import pytest
 
 from dynasac import Columns, Pendulum, Transition, UsageError, datasets
-from dynasac.models import SimulatorModel
+from dynasac.models import SimulatorModel, simulator_of
 from dynasac.spaces import spaces_of
 from dynasac.types import follows
 
@@ -144,6 +144,37 @@ def test_rewards_that_the_model_gives(table):
         table(text)
 
 
+def test_ends_that_are_not_marked_are_missed_if_the_model_knows_of_any(table):
+    class Ended(probes.Slide):
+        def terminal(self, state):
+            return state[0] > 0.85
+
+    text = "x,force,reward,episode\n0.5,1,0,0\n0.9,,,0\n0.1,1,0,1\n0.2,1,0,1\n0.3,,,1\n"
+    said = table(text, model=Ended()).sentence("log.csv")
+    assert said == (
+        "log.csv: 3 real transitions in 2 episodes; logged ends are missing: to Ended, 1 of 3 "
+        "transitions end an episode, and none is marked `terminated`"
+    )
+    quiet = "log.csv: 3 real transitions in 2 episodes"
+    assert table(text, model=probes.Slide()).sentence("log.csv") == quiet
+    assert table(text).sentence("log.csv") == quiet
+    marked = "x,force,reward,terminated\n0.5,1,0,1\n0.9,,,\n0.1,1,0,0\n0.2,1,0,0\n0.3,,,\n"
+    assert table(marked, model=Ended()).sentence("log.csv") == quiet
+
+
+def test_ends_that_a_simulator_knows_of(tmp_path):
+    env = gym.make("InvertedPendulum-v5")
+    model = simulator_of(gym.make("InvertedPendulum-v5"))
+    seen = [env.reset(seed=1)[0]]
+    for _ in range(30):
+        seen.append(env.step(np.array([3.0], np.float32))[0])
+    lines = [",".join(f"{value:.9g}" for value in (*row, 3.0, 1.0)) for row in seen]
+    names = [*(f"observation_{k}" for k in range(4)), "action_0", "reward"]
+    (tmp_path / "log.csv").write_text("\n".join([",".join(names), *lines]))
+    logged = datasets.read(tmp_path / "log.csv", spaces_of(env), model=model)
+    assert "logged ends are missing: to InvertedPendulum" in logged.sentence("log.csv")
+
+
 def test_rewards_that_a_simulator_gives(tmp_path):
     env = gym.make("Pendulum-v1")
     seen = [env.reset(seed=1)[0]]
@@ -190,6 +221,8 @@ class _Pendulum(gym.Wrapper):
         ("x,torque,reward\n0,0,0\n", r"no column force; it has x, torque, reward: name 1 column"),
         ("x,force,reward\n0.1,2,0\n0.2,two,0\n", r"line 3: force is 'two', not a number"),
         ("x,force,reward\n0.1,2,0\n\n\n,1,0\n", r"line 5: x is '', not a number"),
+        ("x,force,reward\n0,2,0\n.2,nan,0\n.3,1,0\n", r"line 3: force is 'nan', .* left empty"),
+        ("x,force,reward\n0,2,0\n.2,NaN,0\n.3,,0\n", r"line 3: force is 'NaN', not a number"),
         ("x,force,reward\n0.1,2,0\n0.2,inf,0\n0.3,1,0\n", r"line 3: force is no finite number"),
         ("x,force,reward,episode\n0,,0,0\n0,1,0,0\n", r"line 2: force is empty, but the episode"),
         ("x,force,reward\n0.1,2,0\n\n0.2,1,\n0.3,1,0\n", r"line 4: reward is no finite number"),

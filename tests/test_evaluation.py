@@ -37,6 +37,18 @@ def test_the_policy_sees_each_episodes_own_observation():
     assert found.mean_return == pytest.approx(0, abs=1e-6)
 
 
+def test_an_observation_beyond_the_declared_bounds_is_told_of_once():
+    def make_env():
+        return probes.Clock(terminates_at=30)  # which observes a tenth of the count of steps
+
+    assert evaluate(nothing, make_env, 2, 10).beyond == ""
+    told = evaluate(nothing, make_env, 2, 30).beyond
+    assert told.startswith("observation[0] was 1.1, but the environment's observation_space is ")
+    assert "from -1 to 1 there: put its bounds right" in told
+    unbounded = evaluate(lambda o: np.ones((len(o), 2), np.float32), probes.Plane, 1, 5)
+    assert unbounded.beyond == ""
+
+
 def test_summary():
     summary = Evaluation(7, (1.0, 3.0)).summary()
     assert summary == {
@@ -82,7 +94,7 @@ def test_check_step_lets_numbers_through():
 
 def test_unknown_environments_get_near_matches():
     assert "Pendulum-v1" in list(environments("Pendulm-v1"))
-    with pytest.raises(UsageError, match=r"Pendulm-v1 is not known; did you mean Pendulum-v1") as e:
+    with pytest.raises(UsageError, match=r"not known; did you mean Pendulum-v1.* MODULE:ID") as e:
         make("Pendulm-v1")
     assert "\n" not in str(e.value)
 
@@ -103,3 +115,21 @@ def test_other_ids_that_cannot_be_made(env_id, message):
 
 def test_an_environment_from_a_module():
     assert make("probes:Recall-v0").spec.id == "Recall-v0"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('run `pip install "gymnasium[mujoco]"`', r"pip install 'dynasac\[mujoco\]'"),
+        ('run `pip install "gymnasium[classic_control]"`', r"'dynasac\[classic-control\]'"),
+        ("run `pip install swig`", "pip install swig"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(said, told):
+    def lacking():
+        raise gym.error.DependencyNotInstalled(f"it is not installed, {said}")
+
+    gym.register("Lacking-v0", entry_point=lacking)
+    with pytest.raises(UsageError, match=rf"Lacking-v0 needs a package .*{told}"):
+        make("Lacking-v0")
+    del gym.registry["Lacking-v0"]

@@ -254,7 +254,10 @@ class RawVectorReward(probes.Raw):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (LongState, r"LongState\.observation returns shape \(3,\), not shape \(2,\)"),
+        (
+            LongState,
+            r"state of shape \(3,\), not shape \(2,\) .*: write observation\(self, state\)",
+        ),
         (TupleState, r"TupleState\.initial must return one array"),
         (ShortTransition, r"ShortTransition\.transition returns shape \(1,\), not shape \(2,\)"),
         (TupleTransition, r"TupleTransition\.transition returns .* not shape \(2,\)"),
@@ -315,10 +318,17 @@ def test_a_model_from_a_file(tmp_path):
     check_contract(model, 2, 1)
 
 
+def test_a_file_that_registers_its_environment_may_be_read_twice(tmp_path):
+    text = MODEL + "\nimport gymnasium, probes\ngymnasium.register('Twice-v0', probes.Clock)\n"
+    for _ in range(2):  # as `train cart:Cart-v0 --model cart.py:Cart` does; warnings are errors
+        model_from_file(written(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def broken(:", r"cart\.py does not import: SyntaxError: .*\(line 1\)"),
+        ("def broken(:", r"cart\.py does not import: SyntaxError: invalid syntax \(line 1\)$"),
+        ("import json\n\njson.loads('')", r"JSONDecodeError: .* \(line 3\)$"),
         ("\nimport no_such_module_here", r"ModuleNotFoundError: .*no_such_module_here.*\(line 2\)"),
         ("x = 1\ny = x / 0", r"ZeroDivisionError: division by zero \(line 2\)"),
         ("raise ValueError('two\\nlines')", r"ValueError: two"),
@@ -328,6 +338,10 @@ def test_a_model_from_a_file(tmp_path):
         ("class Cart: pass", r"Cart in .* must be a subclass of dynasac\.PhysicsModel"),
         (MODEL.replace("def reward", "def prize"), r"Cart in .* lacks the method reward"),
         (MODEL.replace("def initial", "def begin"), r"lacks the method initial"),
+        (
+            "import dynasac\nclass Cart(dynasac.PhysicsModel): ...",
+            r"methods initial, reward, trans",
+        ),
         (MODEL.replace(" = 2.0", ""), r"parameters without a value: mass; give each a default"),
         (
             MODEL + "\n    def __check_init__(self):\n        raise ValueError('mass is odd')\n",

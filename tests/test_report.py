@@ -407,6 +407,14 @@ def test_comparisons_that_say_little(tmp_path):
     assert page.charts["charts"] == {}
 
 
+def test_commands_that_are_shown_name_an_environment_of_ones_own(tmp_path):
+    directory = measured_run(tmp_path / "run", env_id="Own-v0", policy=False)
+    said = words_of(read(report.write_report([directory])))
+    assert f"dynasac record {directory} --env MODULE:ID, then" in said
+    said = words_of(read(report.write_report([directory], env_id="own:Own-v0")))
+    assert f"dynasac record {directory} --env own:Own-v0, then" in said
+
+
 def test_several_directories_are_one_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, two = measured_run(Path("a/run")), measured_run(Path("b/run"), policy=False)
@@ -416,6 +424,81 @@ def test_several_directories_are_one_page(tmp_path, monkeypatch):
     assert {"overview-0", "d1-policy", "d2-curve", "d3-curve"} <= set(page.charts["charts"])
     lines = page.charts["charts"]["overview-0"]["data"]
     assert len({line["name"] for line in lines}) == 2  # though both are called "run"
+
+
+def test_many_maps_do_not_make_a_page_too_large(tmp_path):
+    found = [measured_run(tmp_path / f"run-{k}") for k in range(8)]
+    written = report.write_report([*found, found[0]], tmp_path / "report.html")
+    page = read(written)  # which is light enough
+    assert {"d1-policy", "d1-value", "d8-curve"} <= set(page.charts["charts"])
+    assert "d8-policy" not in page.charts["charts"]
+    assert "d9-curve" not in page.charts["charts"]  # it was named twice
+    left_out = [told for told in written.missing if str(found[7]) in told]
+    assert left_out == [
+        f"There is no room for maps of the policy; dynasac report {found[7]} has them, if its "
+        "system has two states."
+    ]
+
+
+def test_the_weight_of_maps_is_about_what_they_add(tmp_path):
+    run = measured_run(tmp_path / "run")
+    whole = report.write_report([run]).bytes
+    one = directories.gather(run)
+    assert isinstance(one, directories.RunData)
+    plane = phase.phase_map(DynaSAC.load(run / "policy", "Pendulum-v1"))
+    assert plane is not None
+    told = sum(f("x", plane).weight for f in (figures.policy_map, figures.value_map))
+    shutil.rmtree(run / "policy")
+    added = whole - report.write_report([run]).bytes
+    assert added <= told < 1.3 * added
+
+
+def test_an_agent_of_stable_baselines3_is_not_described_as_ours(tmp_path):
+    directory = measured_run(tmp_path / "run", policy=False)
+    asked = {
+        "env_id": "Pendulum-v1", "agent": "sb3-sac", "seed": 1, "real_steps": 500,
+        "settings": {"algorithm": "SAC", "settings": {"learning_rate": 0.001}},
+        "packages": {"stable-baselines3": "2.7"}, "versions": {"jax": "1"},
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(asked))
+    page = read(report.write_report([directory]))
+    said = words_of(page)
+    assert "agent sb3-sac of stable-baselines3, seed 1, trained by `dynasac compare`" in said
+    assert "settings.learning-rate" in said
+    for wrong in ("dynasac train", "preset", "policy/", "dynasac record"):
+        assert wrong not in said
+    both = [directory, measured_run(tmp_path / "other")]
+    assert "sb3-sac" in words_of(read(report.write_report(both, tmp_path / "report.html")))
+    (directory / "summary.json").unlink()
+    assert "dynasac train" not in words_of(read(report.write_report([directory])))
+
+
+def test_an_environment_that_is_named_is_that_of_its_own_runs_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = []
+
+    def load(directory, env_id, model):
+        named.append((directory.name, env_id, model))
+        raise UsageError("not now")
+
+    monkeypatch.setattr("dynasac.recording.load_run", load)
+    found = [measured_run(tmp_path / name) for name in ("one", "own")]
+    for change in ({"model": "own.py:Own"}, {"env_id": "Own-v0"}):
+        path = found[1] / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        named.clear()
+        given = {"env_id": "own:Own-v0"} if "env_id" in change else {}
+        report.write_report(found, model="own.py:Own", **given)
+        assert named == [("one", None, None), ("own", given.get("env_id"), "own.py:Own")]
+
+
+def test_a_regret_is_that_of_the_return_beside_it(tmp_path):
+    directory = measured_run(tmp_path / "run", policy=False)
+    lines = (directory / "metrics.csv").read_text().splitlines()
+    lines[-1] = lines[-1].replace("-131.9,6,", "-131.9,,")  # over other episodes than the standard
+    (directory / "metrics.csv").write_text("\n".join(lines) + "\n")
+    page = read(report.write_report([directory]))
+    assert "below the optimum" not in words_of(page)
 
 
 def test_a_video_that_is_too_large_stays_outside(tmp_path):

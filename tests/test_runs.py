@@ -11,7 +11,7 @@ from conftest import SMALL
 from tensorboardX.proto.event_pb2 import Event
 
 from dynasac import Config, DynaSAC, UsageError, presets, recording
-from dynasac.runs import METRICS, CompileClock, Run, plain, read_metrics, versions
+from dynasac.runs import METRICS, CompileClock, Run, flat, plain, read_metrics, versions
 
 DOCUMENTED = Path(__file__).parents[1] / "docs" / "metrics.md"
 ROW = {
@@ -153,6 +153,10 @@ def test_the_summary_never_holds_nan(run):
 def test_settings_are_plain():
     content = json.loads(json.dumps(plain(Config()), allow_nan=False))
     assert content["planning"]["starts"] == plain(Config())["planning"]["starts"]
+
+
+def test_nested_settings_get_dotted_names():
+    assert flat({"a": 1, "b": {"c": 2, "d": {"e": (3,)}}}) == {"a": 1, "b.c": 2, "b.d.e": (3,)}
 
 
 def test_no_metrics_is_no_error(tmp_path):

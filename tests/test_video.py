@@ -148,6 +148,14 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         video.record(still("Rail-v0"), tmp_path / "video")
 
 
+def test_without_what_the_environment_draws_with(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    agent = DynaSAC("Pendulum-v1", config=SMALL)
+    with pytest.raises(UsageError, match=r"^Pendulum-v1 .*: pip install 'dynasac\[classic-control"):
+        video.record(agent, tmp_path / "video", episodes=1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("works", "chosen"), [(("egl", "osmesa"), "egl"), (("osmesa",), "osmesa")])
 def test_mujoco_draws_with_what_there_is(monkeypatch, works, chosen):
     asked = []
@@ -196,6 +204,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert {"video.mp4", "video.gif"} <= {path.name for path in (tmp_path / "run").iterdir()}
     assert cli.run(["record", "run", "--episodes=1", SLIDE, "--output=deep/my.gif"]) == 0
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["my.gif", "my.mp4"]
+    for folder in (".", "..", "deep"):
+        with pytest.raises(UsageError, match="is a directory: name a file in it"):
+            cli.run(["record", "run", f"--output={folder}"])
     with pytest.raises(UsageError, match="--episodes: at least 1"):
         cli.run(["record", "run", "--episodes=0"])
     with pytest.raises(UsageError, match="--seed: at least 0"):

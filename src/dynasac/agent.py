@@ -48,8 +48,8 @@ class Silent:
 
 Callback = Callable[["DynaSAC", dict[str, Any]], bool | None]
 """Called with the agent and a row of metrics, by the names of metrics.csv, once before the first
-real episode and once after each, and after logged transitions that came later. Returning False
-stops training."""
+real episode and once after each, and after logged transitions that came later. Returning False,
+or anything else but None that is false, stops training."""
 
 
 class DynaSAC:
@@ -218,7 +218,8 @@ class DynaSAC:
         if lookahead:
             if not isinstance(self.model, DynamicsModel):
                 raise UsageError(
-                    "lookahead needs a model that can be compiled; this agent has none"
+                    "lookahead needs a model that is equations or learned; this agent has none: "
+                    "give it one (--model FILE.py:Class)"
                 )
             action = planning.lookahead_action(
                 learner,
@@ -265,8 +266,9 @@ class DynaSAC:
         """Write policy, critics, scales and model into the folder `path`: arrays and JSON."""
         description = {
             "env_id": self.env_id,
+            "sizes": _sizes(self.spaces),
             "seed": self.seed,
-            "model": self.model.name if self.model else "none",
+            "model": self.task.model.name if self.task.model else "none",
             "config": plain(self.config),
         }
         checkpoint.save_tree(Path(path) / "policy", self._policy_tree(), description)
@@ -286,7 +288,8 @@ class DynaSAC:
 
         Arguments:
             model: as for the class, and as the saved agent was given it: what that learned of it
-                is in the files. None for the known physics of the environment, if there is any.
+                is in the files. None for the known physics of the environment, if it was given
+                that, or else for none, which its policy does not need.
 
         Raises:
             UsageError: the files are missing or damaged, or do not fit the environment.
@@ -297,7 +300,18 @@ class DynaSAC:
         seed = description.get("seed")
         if not isinstance(seed, int):
             raise UsageError(f"{stem}.json has the seed {seed!r}, not a number")
-        agent = cls(env, _or_none(model, env, config), config, seed)
+        env = evaluation.make(env) if isinstance(env, str) else env
+        ours = _sizes(spaces_of(env))
+        theirs = description.get("sizes", ours)
+        if theirs != ours:
+            name = env.spec.id if env.spec else type(env.unwrapped).__name__
+            raise UsageError(
+                f"{path} is of {description.get('env_id')!r}, whose observation and action have "
+                f"the sizes {theirs!r}, not of {name}, whose are {ours}: name its own environment"
+            )
+        if model is None:
+            model = _known(env, config, description.get("model"))
+        agent = cls(env, model, config, seed)
         agent._restore(checkpoint.load_tree(stem, agent._policy_tree()))
         if (Path(path) / "model.json").exists():
             agent._restore_model(Path(path) / "model")
@@ -398,19 +412,23 @@ class _Keeper:
         self._agent.state = state
         answers = [self._observer.episode(state)]
         answers += [callback(self._agent, training.metrics(state)) for callback in self._callbacks]
-        return all(answer is not False for answer in answers)
+        return all(answer is None or bool(answer) for answer in answers)
 
 
-def _or_none(
-    model: DynamicsModel | HostModel | str | None, env: gym.Env | str, config: Config
-) -> DynamicsModel | HostModel | str:
-    """Where no model was named, the known physics of an environment, or one to be learned."""
-    if model is not None:
-        return model
+def _sizes(spaces: Spaces) -> list[int]:
+    """Of an observation and of an action, as JSON holds them."""
+    return [spaces.observation.size, spaces.action.size]
+
+
+def _known(env: gym.Env, config: Config, name: object) -> str:
+    """The known physics of an environment if the model called `name` was that, or one to learn.
+
+    Any other is somebody's own, or of no use for looking ahead.
+    """
     if config.adapt == "ensemble":
         return "ensemble"
-    env_id = env if isinstance(env, str) else env.spec.id if env.spec else ""
-    return "auto" if env_id in KNOWN_PHYSICS else "none"
+    physics = KNOWN_PHYSICS.get(env.spec.id if env.spec else "")
+    return "auto" if physics and physics.__name__ == name else "none"
 
 
 def resolved(

@@ -50,13 +50,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UsageError: the file is missing or is not a JSON object.
+        UsageError: the file is missing, cannot be read or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UsageError(f"there is no {path.name} in {path.parent}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path} does not hold a JSON object")

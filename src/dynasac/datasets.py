@@ -3,6 +3,7 @@
 What is read is data alone: nothing that a file names is imported, made or downloaded.
 """
 
+import contextlib
 import csv
 import re
 import warnings
@@ -60,6 +61,8 @@ class Logged(NamedTuple):
     """along one leading axis, in the order of time, as NumPy arrays"""
     rewards_of: str | None
     """the model that says what the rewards were; None where they are logged"""
+    missing_ends: str = ""
+    """what there is to say where the model knows of ends and none is marked"""
 
     @property
     def episodes(self) -> int:
@@ -71,9 +74,9 @@ class Logged(NamedTuple):
         rows = len(self.transitions.reward)
         many = "1 episode" if self.episodes == 1 else f"{self.episodes:,} episodes"
         said = f"{reference}: {rows:,} real transitions in {many}"
-        if self.rewards_of is None:
-            return said
-        return f"{said}, without rewards: they are those that {self.rewards_of} gives"
+        if self.rewards_of is not None:
+            said += f", without rewards: they are those that {self.rewards_of} gives"
+        return f"{said}; {self.missing_ends}" if self.missing_ends else said
 
 
 def read(
@@ -115,9 +118,12 @@ def read(
             "them, name their column with --columns.reward, or give a --model with a reward"
         )
     transitions = _transitions(raw, spaces, place)
-    if raw.reward is not None or model is None:
+    if model is None:
         return Logged(transitions, None)
-    return Logged(_rewarded(transitions, model, spaces), model.name)
+    missing = "" if transitions.terminated.any() else _missing_ends(transitions, model, spaces)
+    if raw.reward is not None:
+        return Logged(transitions, None, missing)
+    return Logged(_rewarded(transitions, model, spaces), model.name, missing)
 
 
 def check_rows(transitions: Transition, spaces: Spaces) -> Transition:
@@ -267,6 +273,46 @@ def _rewards(model: DynamicsModel, rows: Transition, spaces: Spaces):
 
     action = spaces.action.from_unit(rows.action)
     return jax.vmap(reward)(rows.observation, action, rows.next_observation)
+
+
+ENDS_TRIED = 1000
+"""transitions that a model is asked about, of which some would be ends if there were any"""
+
+
+def _missing_ends(transitions: Transition, model: DynamicsModel | HostModel, spaces: Spaces) -> str:
+    """What to say of transitions that a model takes for ends of episodes, though none is marked."""
+    rows = len(transitions.reward)
+    picked = np.unique(np.linspace(0, rows - 1, min(rows, ENDS_TRIED)).astype(int))
+    # those that an episode is over with are the likeliest
+    over = np.flatnonzero(~follows(transitions)) - 1
+    picked = np.union1d(picked, over[over >= 0])
+    some = jax.tree.map(lambda values: jnp.asarray(values[picked]), transitions)
+    if isinstance(model, HostModel):
+        actions = np.asarray(spaces.action.from_unit(some.action))
+        try:
+            states = model.state(np.asarray(some.observation))
+        except UsageError:  # observations do not tell them
+            return ""
+        ends = model.step(states, actions).terminated
+    else:
+        ends = np.asarray(_ends(as_arrays(model), some, spaces))
+    if not ends.any():
+        return ""
+    return (
+        f"logged ends are missing: to {model.name}, {ends.sum()} of {len(picked)} transitions end "
+        "an episode, and none is marked `terminated`"
+    )
+
+
+@eqx.filter_jit
+def _ends(model: DynamicsModel, rows: Transition, spaces: Spaces):
+    def ends(observation, action, following):
+        if isinstance(model, PhysicsModel):
+            return jnp.asarray(model.terminal(model.state(following)), bool).reshape(())
+        return model.step(observation, action, jax.random.key(0)).terminated
+
+    action = spaces.action.from_unit(rows.action)
+    return jax.vmap(ends)(rows.observation, action, rows.next_observation)
 
 
 # --- Minari
@@ -606,9 +652,10 @@ def _values(
             )
 
     try:
-        try:
+        table = None
+        with contextlib.suppress(ValueError):
             table = load(list(special))  # which is much faster where no cell is empty
-        except ValueError:
+        if table is None or np.isnan(table).any():
             table = load([name for name in names if name in special or name in optional])
     except (ValueError, csv.Error) as error:
         _explain(path, header, delimiter, {name: convert(name) for name in names})
@@ -636,6 +683,8 @@ def _explain(
                     convert(row[index])
                 except ValueError:
                     kind = "true or false" if convert is _flag else "a number, as in 1.5"
+                    if convert is _number_or_none:
+                        kind += ", or left empty"
                     raise UsageError(
                         f"{path}, line {number}: {_shown(name)} is {_shown(row[index])!r}, not "
                         f"{kind}"
@@ -667,7 +716,12 @@ def _flag(text: str) -> float:
 
 
 def _number_or_none(text: str) -> float:
-    return float(text) if text.strip() else np.nan
+    """NaN is what an empty cell says; one in which it is written is a fault of a sensor."""
+    if not text.strip():
+        return np.nan
+    if np.isnan(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _numbered(kind: str, size: int) -> list[str]:

@@ -16,6 +16,9 @@ programming over the 200 or 999 steps of an episode (`benchmarks/optimum.py` com
 
 FIRST_SEED = 10_000
 
+EXTRAS = ("classic-control", "mujoco")
+"""of this package, which Gymnasium has under the same names"""
+
 Policy = Callable[[np.ndarray], np.ndarray]
 """From a batch of observations to a batch of actions, both in the environment's units."""
 
@@ -27,6 +30,8 @@ class Evaluation:
     first_seed: int
     returns: tuple[float, ...]
     """the undiscounted return of each episode"""
+    beyond: str = ""
+    """the first observation that lay outside of the environment's own bounds, in words"""
 
     @property
     def mean_return(self) -> float:
@@ -60,7 +65,7 @@ def evaluate(
     """
     if episodes < 1:
         raise UsageError(f"{episodes} evaluation episodes: ask for at least 1")
-    returns = np.zeros(episodes)
+    returns, beyond = np.zeros(episodes), ""
     alive = np.ones(episodes, bool)
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(make_env())) for _ in range(episodes)]
@@ -74,9 +79,27 @@ def evaluate(
                 observations[k] = observation
                 returns[k] += float(reward)
                 alive[k] = not (terminated or truncated)
+            beyond = beyond or _beyond(observations, envs[0].observation_space)
             if not alive.any():
                 break
-    return Evaluation(first_seed, tuple(returns.tolist()))
+    return Evaluation(first_seed, tuple(returns.tolist()), beyond)
+
+
+def _beyond(observations: np.ndarray, space: gym.Space) -> str:
+    """Which of the observations, [n, size], lies outside of `space` by more than rounding."""
+    if not isinstance(space, gym.spaces.Box):
+        return ""
+    with np.errstate(over="ignore"):
+        margin = 1e-3 * (space.high - space.low)
+        outside = (observations < space.low - margin) | (observations > space.high + margin)
+    if not outside.any():
+        return ""
+    row, k = np.argwhere(outside)[0]
+    return (
+        f"observation[{k}] was {observations[row, k]:.6g}, but the environment's observation_space "
+        f"is from {space.low[k]:.6g} to {space.high[k]:.6g} there: put its bounds right, since "
+        "what is learned from is scaled by them"
+    )
 
 
 class Step(NamedTuple):
@@ -146,6 +169,14 @@ def environments(env_id: str) -> Iterator[str]:
     yield from difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
 
 
+def not_installed(env_id: str, error: gym.error.DependencyNotInstalled) -> UsageError:
+    """What to install for an environment, by the extra of this package if it has one."""
+    said = str(error).replace("_", "-")
+    extra = next((name for name in EXTRAS if f"gymnasium[{name}]" in said), None)
+    how = one_line(error) if extra is None else f"pip install 'dynasac[{extra}]'"
+    return UsageError(f"{env_id} needs a package that is not installed: {how}")
+
+
 def make(env_id: str) -> gym.Env:
     """`gymnasium.make`, without its per-step checker, with errors that people can act on.
 
@@ -155,13 +186,14 @@ def make(env_id: str) -> gym.Env:
     try:
         return gym.make(env_id, disable_env_checker=True)
     except gym.error.DependencyNotInstalled as error:
-        raise UsageError(f"{env_id} needs a package that is not installed: {error}") from None
+        raise not_installed(env_id, error) from None
     except ModuleNotFoundError as error:
         missing = error.name or env_id.partition(":")[0]
         raise UsageError(f"{env_id}: there is no module {missing}") from None
     except gym.error.Error as error:
         near = ", ".join(environments(env_id))
-        hint = f"did you mean {near}?" if near else "write MODULE:ID for one of your own"
+        hint = "write MODULE:ID for one of your own"
+        hint = f"did you mean {near}? If not, {hint}" if near else hint
         reason = "is not known" if isinstance(error, gym.error.UnregisteredEnv) else str(error)
         raise UsageError(f"the environment {env_id} {reason}; {hint}") from None
     except Exception as error:  # the constructor and the module are somebody else's code

@@ -15,7 +15,7 @@ from .checkpoint import read_json
 from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
 from .evaluation import Evaluation
-from .models import PhysicsModel, Turned
+from .models import KNOWN_PHYSICS, DynamicsModel, PhysicsModel, Turned
 from .runs import CompileClock, Run, plain
 from .training import Phase, TrainingState
 
@@ -177,17 +177,19 @@ def asked_for(
 
 
 def load_run(
-    directory: Path, env_id: str | None = None, model: str | None = None
+    directory: Path, env_id: str | None = None, model: str | None = None, lookahead: int = 0
 ) -> tuple[DynaSAC, dict]:
     """The trained agent of a run directory, and what its config.json says.
 
     Arguments:
         env_id: needed where the run's environment comes from a module of one's own, since nothing
             named in a file is imported.
-        model: likewise for a model from a file; None for the known physics, if there is any.
+        model: likewise for a model from a file. Without it such an agent has no model, which its
+            policy does not need.
+        lookahead: what will be asked of `DynaSAC.predict`.
 
     Raises:
-        UsageError: this is no run directory, or it is damaged.
+        UsageError: this is no run directory, it is damaged, or there is no model to look ahead in.
     """
     if not (directory / "config.json").exists():
         raise UsageError(f"{directory} is not a run directory: it has no config.json")
@@ -200,20 +202,32 @@ def load_run(
         )
     if not (directory / "policy").exists():
         raise UsageError(f"{directory} holds no policy yet; go on with its training by --resume")
-    return DynaSAC.load(directory / "policy", env_id or str(written), model), asked
+    named = asked.get("model")
+    if model is None:
+        known = named == "auto" and (env_id or written) in KNOWN_PHYSICS
+        # simulators are for planning alone
+        model = "auto" if known else "ensemble" if named == "ensemble" else "none"
+    agent = DynaSAC.load(directory / "policy", env_id or str(written), model)
+    if lookahead and not isinstance(agent.model, DynamicsModel):
+        raise UsageError(
+            f"lookahead needs a model that is equations or learned; the run's was {named!r}: name "
+            "one with --model FILE.py:Class"
+        )
+    return agent, asked
 
 
 def resume(
     directory: Path,
     env_id: str,
     model: str,
-    real_episodes: int,
+    real_episodes: int | None = None,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
 ) -> tuple[DynaSAC, Run]:
     """The agent of a run that was interrupted, as it was at its last checkpoint.
 
     Arguments:
+        real_episodes: how many there shall be in all; None for what the run was asked for.
         dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
 
     Raises:
@@ -223,7 +237,8 @@ def resume(
     if asked.get("model") != model:
         raise UsageError(f"the run in {directory} has --model {asked.get('model')}, not {model}")
     config = presets.from_plain(asked.get("settings", {}))
-    config = presets.with_real_episodes(config, max(real_episodes, config.real_episodes))
+    if real_episodes is not None:
+        config = presets.with_real_episodes(config, real_episodes)
     agent = DynaSAC(env_id, model, config, int(asked.get("seed", 0)))
     if asked.get("env_id") != agent.env_id:
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
@@ -239,6 +254,16 @@ def resume(
             "with --dataset"
         )
     return agent, Run.resume(directory)
+
+
+def is_finished(agent: DynaSAC, directory: Path) -> bool:
+    """Whether nothing is left to do of the training that `resume` gave."""
+    if not (directory / "summary.json").exists():
+        return False
+    summary, counts = read_json(directory / "summary.json"), agent.state.counts._asdict()
+    told = ("real_steps", "logged_transitions", "gradient_updates")
+    as_told = all(summary.get(name) == counts[name] for name in told)
+    return as_told and counts["real_episodes"] >= agent.config.real_episodes
 
 
 @contextmanager

@@ -213,6 +213,15 @@ def plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        nested = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        found.update({f"{prefix}{name}": value} if nested is None else nested)
+    return found
+
+
 class CompileClock:
     """Seconds that JAX spent on tracing and compiling since this was made."""
 

@@ -100,7 +100,10 @@ def record(
                 f"{agent.env_id} cannot be made for drawing: {one_line(error)}"
             ) from None
         with contextlib.closing(env):
-            mp4, gif, count = encoded(frames(env), fps)
+            try:
+                mp4, gif, count = encoded(frames(env), fps)
+            except gym.error.DependencyNotInstalled as error:  # found out at the first picture
+                raise evaluation.not_installed(agent.env_id, error) from None
     made = Recording(
         stem.with_name(f"{stem.name}.mp4"),
         stem.with_name(f"{stem.name}.gif"),

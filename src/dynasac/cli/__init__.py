@@ -50,5 +50,10 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Parse and carry out one command; returns the exit code."""
     from .parse import parse
+    from .start import look_here
 
-    return parse(arguments).run()
+    command = parse(arguments)
+    named = [getattr(command, option, None) or "" for option in ("env", "model")]
+    if any(":" in name for name in named):  # MODULE:ID or FILE.py:Class, which may import others
+        look_here()
+    return command.run()

@@ -39,7 +39,7 @@ class Evaluate:
         configure()
         from .. import evaluation, recording
 
-        agent, _ = recording.load_run(self.directory, self.env, self.model)
+        agent, _ = recording.load_run(self.directory, self.env, self.model, self.lookahead)
         measured = agent.evaluate(self.episodes, self.seed, self.lookahead)
         regret = evaluation.regret(agent.env_id, measured)
         if self.json:

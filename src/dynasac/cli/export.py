@@ -21,14 +21,12 @@ class Export:
     """file to write; policy.onnx or policy.npz in the run directory if not given"""
     env: str | None = None
     """MODULE:ID, for a run whose environment does not come with Gymnasium"""
-    model: str | None = None
-    """FILE.py:Class, for a run with a model of your own"""
 
     def run(self) -> int:
         configure()
         from .. import export, recording
 
-        agent, _ = recording.load_run(self.directory, self.env, self.model)
+        agent, _ = recording.load_run(self.directory, self.env)
         suffix, write = {
             "onnx": (".onnx", export.to_onnx),
             "numpy": (".npz", export.to_numpy),

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import io
+import re
+import sys
 from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
 import tyro
@@ -52,17 +54,21 @@ class Command(Protocol):
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command; settings that are not given are those of the preset and model that are."""
+    """The command; settings that are not given are those of the preset and model that are.
+
+    What cannot be parsed is said in one line, and ends the program with 2.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(presets.PRESETS), default="default")
     first.add_argument("--model", default="auto")
+    first.add_argument("--real-episodes", "--real_episodes", type=int)
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             chosen, _ = first.parse_known_args(arguments)
         except SystemExit:  # tyro says below what is wrong, better
             chosen = first.parse_args([])
     settings = presets.preset(chosen.preset, chosen.model)
-    train_defaults = Train(env="", settings=settings)
+    train_defaults = Train(env="", settings=settings, given_episodes=chosen.real_episodes)
     object.__setattr__(train_defaults, "env", tyro.MISSING)  # which no annotation admits
     train = tyro.conf.subcommand("train", default=train_defaults, prefix_name=False)
     others = [
@@ -70,4 +76,24 @@ def parse(arguments: list[str]) -> Command:
         for name, kind in COMMANDS.items()
     ]
     commands: Any = Union[Annotated[Train, train], *others]
-    return tyro.cli(commands, prog="dynasac", description=DESCRIPTION, args=arguments)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(commands, prog="dynasac", description=DESCRIPTION, args=arguments)
+    except SystemExit as stopped:
+        if stopped.code:
+            name = next((word for word in arguments[:1] if word in ("train", *COMMANDS)), "")
+            line = _in_one_line(said.getvalue())
+            helped = " ".join(filter(None, ["dynasac", name, "--help"]))
+            print(f"dynasac: {line} ({helped} has all there is)", file=sys.stderr)
+        raise
+
+
+def _in_one_line(box: str) -> str:
+    """What is wrong, out of the box that tyro draws around it, and the first option like it."""
+    _, _, below = "\n".join(row.strip("│╭╮╰╯─ ") for row in box.splitlines()).partition("\n")
+    # where the terminal has no lines to draw, the box has none at its sides and dashes inside
+    parts = [part.split("\n") for part in re.split(r"\n+-*\n+", below.strip("-\n"))]
+    line = " ".join(parts[0])
+    like = [part[1].split()[0] for part in parts[1:] if part[0].startswith("Perhaps you meant")]
+    return f"{line[:1].lower()}{line[1:]}{f'; perhaps you meant {like[0]}' if like else ''}"

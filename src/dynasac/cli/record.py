@@ -37,8 +37,10 @@ class Record:
         configure()
         from .. import recording, video
 
-        agent, _ = recording.load_run(self.directory, self.env, self.model)
+        agent, _ = recording.load_run(self.directory, self.env, self.model, self.lookahead)
         stem = self.output or self.directory / "video"
+        if self.output and self.output.is_dir():
+            raise UsageError(f"--output {self.output} is a directory: name a file in it")
         if stem.suffix in (".mp4", ".gif"):
             stem = stem.with_suffix("")
         made = video.record(agent, stem, self.episodes, self.seed, self.lookahead, print)

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 
-def configure() -> None:
-    """Quiet on standard error, and compiled programs kept from one run to the next.
+def look_here() -> None:
+    """Look for modules in the current directory too, after those that are installed."""
+    if "" not in sys.path:
+        sys.path.append("")
 
-    MODULE:ID is looked for in the current directory too, as `python -m` does.
-    """
-    sys.path.insert(0, "")
+
+def configure() -> None:
+    """Quiet on standard error, and compiled programs kept from one run to the next."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax

@@ -1,6 +1,7 @@
 """`dynasac train`."""
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,13 @@ class Train:
     output: Path | None = None
     """run directory; runs/ENV, numbered, if not given"""
     resume: bool = False
-    """go on with the run in --output, with its own settings"""
+    """go on with the run in --output, with its own settings, to the --real-episodes given or its
+    own"""
     evaluation_episodes: int = 100
     """episodes of each evaluation, episode k from reset(seed=10000+k)"""
     settings: Annotated[Config, tyro.conf.arg(name="")] = presets.DEFAULT
+    given_episodes: tyro.conf.Suppress[int | None] = None
+    """--real-episodes, if it was given"""
 
     def run(self) -> int:
         presets.check(self.settings)
@@ -58,10 +62,17 @@ class Train:
                 self.output,
                 self.env,
                 self.model,
-                self.settings.real_episodes,
+                self.given_episodes,
                 self.dataset,
                 self.columns,
             )
+            if recording.is_finished(agent, self.output):
+                count = agent.state.counts.real_episodes
+                print(
+                    f"nothing is left to do: {self.output} is complete after {count} real "
+                    f"episode{'' if count == 1 else 's'}; --real-episodes {count + 1} goes on"
+                )
+                return 0
         else:
             agent = DynaSAC(self.env, self.model, self.settings, self.seed)
             if self.dataset is not None:
@@ -71,9 +82,6 @@ class Train:
                 print(logged.sentence(self.dataset))
             asked = recording.asked_for(agent, self.model, self.preset, self.dataset, self.columns)
             directory = runs.Run.create(self.output or _free_directory(agent.env_id), asked)
-        go_on = f"dynasac train {self.env} --resume --output {directory.directory}"
-        if self.model != "auto":
-            go_on += f" --model {self.model}"
         try:
             measured = recording.record_training(
                 agent, directory, self.evaluation_episodes, progress_bar=True
@@ -82,17 +90,34 @@ class Train:
             print(
                 f"dynasac: stopped; what was learned is in {directory.directory}", file=sys.stderr
             )
-            print(f"go on with:  {go_on}", file=sys.stderr)
+            print(f"go on with:  {self._go_on(directory.directory)}", file=sys.stderr)
             return 130
         _print_result(agent, measured, evaluation.regret(agent.env_id, measured), directory)
         print("next:")
-        own = f" --env {self.env}" if ":" in self.env else ""
-        own += f" --model {self.model}" if ":" in self.model else ""
-        if isinstance(agent.model, DynamicsModel):
-            print(f"  dynasac evaluate {directory.directory} --lookahead 1{own}")
-        print(f"  dynasac report {directory.directory}{own}")
+        env = ["--env", self.env] if ":" in self.env else []
+        model = ["--model", self.model] if ":" in self.model else []
+        able = isinstance(agent.model, DynamicsModel)
+        for command, *options in (
+            *([("evaluate", "--lookahead", "1", *env, *model)] if able else []),
+            ("report", *env, *model),
+            ("record", *env),
+            ("export", *env),
+        ):
+            print(f"  {shlex.join(['dynasac', command, str(directory.directory), *options])}")
         print("  dynasac train --help")
         return 0
+
+    def _go_on(self, directory: Path) -> str:
+        """The command that goes on with a run that was stopped."""
+        words = ["dynasac", "train", self.env, "--resume", "--output", str(directory)]
+        for option, value, usual in (
+            ("--model", self.model, Train.model),
+            ("--evaluation-episodes", self.evaluation_episodes, Train.evaluation_episodes),
+            ("--real-episodes", self.given_episodes if self.resume else None, None),
+        ):
+            if value != usual:
+                words += [option, str(value)]
+        return shlex.join(words)
 
 
 def _print_result(agent, measured, regret: float | None, directory) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 from ..agent import DynaSAC
 from ..errors import UsageError
-from ..runs import plain
-from .rows import EVALUATION_EPISODES, evaluated, flat, numbers
+from ..runs import flat
+from .rows import EVALUATION_EPISODES, evaluated, numbers, settings
 
 
 class MlflowCallback:
@@ -26,11 +26,12 @@ class MlflowCallback:
         if mlflow.active_run() is None:
             raise UsageError("no run is active: train inside `with mlflow.start_run():`")
         self._mlflow, self._episodes = mlflow, evaluation_episodes
+        self._settings_logged = False
 
     def __call__(self, agent: DynaSAC, row: dict[str, Any]) -> None:
-        if not row["real_episodes"]:
-            asked = {"env_id": agent.env_id, "seed": agent.seed, **plain(agent.config)}
-            self._mlflow.log_params(flat(asked))
+        if not self._settings_logged:
+            self._mlflow.log_params(flat(settings(agent)))
+            self._settings_logged = True
         row = evaluated(agent, row, self._episodes)
         self._mlflow.log_metrics(numbers(row), step=row["real_steps"])
         self._mlflow.set_tags({"decision": row["decision"], "adapt_rung": row["adapt_rung"]})

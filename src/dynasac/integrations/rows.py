@@ -5,8 +5,14 @@ from typing import Any
 
 from .. import evaluation
 from ..agent import DynaSAC
+from ..runs import plain
 
 EVALUATION_EPISODES = 100
+
+
+def settings(agent: DynaSAC) -> dict[str, Any]:
+    """All that an agent was asked for."""
+    return {"env_id": agent.env_id, "seed": agent.seed, **plain(agent.config)}
 
 
 def evaluated(agent: DynaSAC, row: dict[str, Any], episodes: int) -> dict[str, Any]:
@@ -25,12 +31,3 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
         for name, value in row.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        nested = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        found.update({f"{prefix}{name}": value} if nested is None else nested)
-    return found

@@ -3,8 +3,7 @@
 from typing import Any
 
 from ..agent import DynaSAC
-from ..runs import plain
-from .rows import EVALUATION_EPISODES, evaluated, numbers
+from .rows import EVALUATION_EPISODES, evaluated, numbers, settings
 
 
 class WandbCallback:
@@ -17,11 +16,12 @@ class WandbCallback:
 
     def __init__(self, run: Any, evaluation_episodes: int = EVALUATION_EPISODES):
         self._run, self._episodes = run, evaluation_episodes
+        self._settings_logged = False
 
     def __call__(self, agent: DynaSAC, row: dict[str, Any]) -> None:
-        if not row["real_episodes"]:
-            asked = {"env_id": agent.env_id, "seed": agent.seed, **plain(agent.config)}
-            self._run.config.update(asked, allow_val_change=True)
+        if not self._settings_logged:
+            self._run.config.update(settings(agent), allow_val_change=True)
+            self._settings_logged = True
         row = evaluated(agent, row, self._episodes)
         shown = {f"dynasac/{name}": value for name, value in numbers(row).items()}
         said = {"dynasac/decision": row["decision"], "dynasac/adapt_rung": row["adapt_rung"]}

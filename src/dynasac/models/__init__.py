@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -76,10 +77,15 @@ def model_from_file(reference: str) -> DynamicsModel | HostModel:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with warnings.catch_warnings():
+            # a file that has the environment too has been read for that already
+            warnings.filterwarnings("ignore", ".*Overriding environment")
+            spec.loader.exec_module(module)
     except Exception as error:
-        line = getattr(error, "lineno", None) or _line_of(error, path)
-        raise UsageError(f"{path} does not import: {one_line(error)} (line {line})") from None
+        said, line = one_line(error), _line_of(error, path)
+        if isinstance(error, SyntaxError) and error.filename == os.path.abspath(path):
+            said, line = f"{type(error).__name__}: {error.msg}", error.lineno
+        raise UsageError(f"{path} does not import: {said} (line {line})") from None
     found = getattr(module, class_name, None)
     if found is None:
         classes = [
@@ -96,7 +102,8 @@ def model_from_file(reference: str) -> DynamicsModel | HostModel:
         )
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
-        raise UsageError(f"{class_name} in {path} lacks the method {', '.join(missing)}")
+        methods = f"method{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        raise UsageError(f"{class_name} in {path} lacks the {methods}")
     required = [
         field.name
         for field in (dataclasses.fields(found) if dataclasses.is_dataclass(found) else ())

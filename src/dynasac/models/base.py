@@ -143,6 +143,13 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
         state = _traced(model, "initial", key)
         if getattr(state, "shape", None) is None:
             raise UsageError(f"{name}.initial must return one array (use jnp.array), not {state}")
+        written = type(model).observation is not PhysicsModel.observation
+        if not written and state.shape != (observation_size,):
+            raise UsageError(
+                f"{name}.initial returns a state of shape {state.shape}, not shape "
+                f"({observation_size},) as the environment observes: write observation(self, "
+                "state) for this model, and its inverse, state(self, observation)"
+            )
         hint = "; the state must be recoverable: write state(self, observation) for this model"
         _expect(model, "observation", (state,), (observation_size,))
         _expect(model, "state", (observation,), state.shape, hint)

@@ -12,14 +12,14 @@ from .. import checkpoint, runs
 from ..errors import UsageError
 from . import comparison as compared
 from . import run as trained
-from .directories import ComparisonData, RunData, gather
+from .directories import ComparisonData, RunData, gather, text
 from .page import HEAVIEST, Page, Section, Text, render
 from .words import isolated
 
 __all__ = ["Written", "write_report"]
 
-LEFT_FOR_THE_REST = 5_300_000
-"""bytes of a page without videos: Plotly has most of them"""
+LIGHTEST = 4_900_000
+"""bytes of a page with a chart or two: Plotly has most of them"""
 
 
 class Written(NamedTuple):
@@ -39,18 +39,20 @@ def write_report(
 ) -> Written:
     """Write one page about run directories and comparison directories.
 
-    Works while a training still runs. Whatever cannot be had is said in the page.
+    Works while a training still runs. Whatever cannot be had is said in the page, as are maps and
+    videos that would make it heavier than `HEAVIEST`: the first directories have theirs.
 
     Arguments:
         output: the file; report.html in the directory if there is one, here if there are several.
-        env_id, model: as for `recording.load_run`: for maps of the policy of a run whose
-            environment or model is one's own.
+        env_id, model: as for `recording.load_run`: for maps of the policy of runs whose
+            environment or model is one's own. Of several runs only those are meant that are of
+            this environment, or had such a model.
 
     Raises:
         UsageError: a directory is neither a run nor a comparison, a package is missing, or the file
             cannot be written.
     """
-    paths = [Path(directory) for directory in directories]
+    paths = list({Path(each).resolve(): Path(each) for each in directories}.values())
     if not paths:
         raise UsageError("name at least one directory of a run or a comparison")
     found = [gather(path) for path in paths]
@@ -58,8 +60,10 @@ def write_report(
     file = Path(default if output is None else output)
     if file.is_dir():
         raise UsageError(f"--output {file} is a directory: name a file in it")
-    page = _page(found, file.parent, env_id, model)
-    content = render(page, runs.versions().get("dynasac", ""))
+    version = runs.versions().get("dynasac", "")
+    light = render(_page(found, file.parent, env_id, model, 0), version)
+    page = _page(found, file.parent, env_id, model, HEAVIEST - max(LIGHTEST, len(light)))
+    content = render(page, version)
     try:
         checkpoint.write_bytes(file, content)
     except OSError as error:
@@ -68,9 +72,13 @@ def write_report(
 
 
 def _page(
-    found: list[RunData | ComparisonData], beside: Path, env_id: str | None, model: str | None
+    found: list[RunData | ComparisonData],
+    beside: Path,
+    env_id: str | None,
+    model: str | None,
+    room: int,
 ) -> Page:
-    room = HEAVIEST - LEFT_FOR_THE_REST
+    """The page, with maps and videos that take `room` bytes at most."""
     if len(found) == 1:
         one = found[0]
         if isinstance(one, ComparisonData):
@@ -96,11 +104,19 @@ def _page(
             title = isolated(one.name)
             notices = tuple(Text(sentence, "notice") for sentence in one.missing)
             lead = (Text(trained.headline(one), "lead"), *notices, trained.facts(one))
-            parts, weight = trained.sections(f"d{k}-", one, env_id, model, room)
+            named = _named(one, env_id, model)
+            parts, weight = trained.sections(f"d{k}-", one, *named, room)
             room -= weight
         sections.append(Section(f"d{k}", title, lead, parts))
-    named = ", ".join(isolated(one.name) for one in found)
-    return Page(f"{len(found)} runs and comparisons", named, (), tuple(sections))
+    names = ", ".join(isolated(one.name) for one in found)
+    return Page(f"{len(found)} runs and comparisons", names, (), tuple(sections))
+
+
+def _named(run: RunData, env_id: str | None, model: str | None) -> tuple[str | None, str | None]:
+    """The environment and model that were named, as far as they are this run's."""
+    if env_id is not None and env_id.rpartition(":")[2] != run.env_id.rpartition(":")[2]:
+        return None, None
+    return env_id, model if ":" in text(run.asked.get("model")) else None
 
 
 def _flattened(sections: tuple[Section, ...]) -> tuple[Section, ...]:

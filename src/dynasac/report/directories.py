@@ -6,7 +6,6 @@ nothing that a file names is imported or run.
 
 import csv
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,11 @@ class RunData:
     @property
     def env_id(self) -> str:
         return text(self.asked.get("env_id") or self.summary.get("env_id")) or "unknown environment"
+
+    @property
+    def baseline(self) -> str:
+        """The name of an agent of stable-baselines3, that `dynasac compare` trained; else ""."""
+        return text(self.asked.get("agent"))
 
     @property
     def evaluation(self) -> Json:
@@ -97,12 +101,9 @@ def _run(directory: Path, name: str) -> RunData:
     def read(file: str, without: str) -> Json:
         try:
             return read_json(directory / file)
-        except (UsageError, OSError, UnicodeDecodeError, RecursionError) as error:
-            if (directory / file).exists():
-                said = str(error) if isinstance(error, UsageError) else f"{file} is damaged"
-                missing.append(f"{said}. {without}")
-            else:
-                missing.append(f"There is no {file}. {without}")
+        except UsageError as error:
+            there = (directory / file).exists()
+            missing.append(f"{error if there else f'There is no {file}'}. {without}")
             return {}
 
     asked = read("config.json", "What was asked for is not known.")
@@ -116,8 +117,12 @@ def _run(directory: Path, name: str) -> RunData:
     if rows and not (directory / "summary.json").exists():
         missing.append(
             "Training is still under way or was stopped: summary.json is written at its end. "
-            "`dynasac train … --resume` goes on with a run that was stopped; make the page again "
-            "then."
+            + (
+                "The same `dynasac compare` does it again"
+                if text(asked.get("agent"))
+                else "`dynasac train … --resume` goes on with a run that was stopped"
+            )
+            + "; make the page again then."
         )
         summary = {}
     else:
@@ -138,10 +143,10 @@ class Settings:
 def settings(asked: Json) -> Settings:
     """The settings of config.json by the names of the command line, with those that differ."""
     preset, model = text(asked.get("preset")), text(asked.get("model"))
-    ours = dict(_flat(mapping(asked.get("settings"))))
+    ours = _named(mapping(asked.get("settings")))
     if preset not in presets.PRESETS:
         return Settings(preset, all=ours)
-    theirs = dict(_flat(runs.plain(presets.preset(preset, model))))
+    theirs = _named(runs.plain(presets.preset(preset, model)))
     changed = {
         name: (value, theirs[name])
         for name, value in ours.items()
@@ -151,13 +156,9 @@ def settings(asked: Json) -> Settings:
     return Settings(preset, changed, ours)
 
 
-def _flat(content: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        key = prefix + name.replace("_", "-")
-        if isinstance(value, dict):
-            yield from _flat(value, f"{key}.")
-        else:
-            yield key, value
+def _named(content: Json) -> Json:
+    """Settings by the names of the command line."""
+    return {name.replace("_", "-"): value for name, value in runs.flat(content).items()}
 
 
 def _listed(value: Any) -> Any:

@@ -5,6 +5,7 @@ light to dark.
 """
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,6 +24,8 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 INK, MUTED, SURFACE = "var(--ink)", "var(--muted)", "var(--surface)"
 LEAST_ROWS = 2
 """points that make a curve"""
+TAGS, WORDS = 12, 3000
+"""bytes of the HTML of a table's cell, and of what stands around a figure"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class Figure:
     layout: Json
     table: Table
     height: int = 340
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of a page it takes."""
+        drawn = json.dumps([self.data, self.layout, self.says, self.table.note])
+        cells = [len(cell) + TAGS for row in self.table.rows for cell in row]
+        return len(drawn) + sum(cells) + WORDS
 
 
 TEMPLATE: Json = {

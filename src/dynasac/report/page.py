@@ -10,7 +10,7 @@ from ..errors import UsageError
 from .figures import TEMPLATE, Figure, Table
 
 HEAVIEST = 6_000_000
-"""bytes of a page; a video that would make it heavier stays outside"""
+"""bytes of a page; maps and videos that would make it heavier stay outside"""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 import shlex
 
-from .. import recording
+from .. import evaluation, recording
 from ..errors import UsageError, one_line
-from ..evaluation import OPTIMAL_RETURN
 from . import figures
 from .directories import RunData, mapping, number, settings, text
 from .figures import Figure, Table
@@ -40,12 +39,18 @@ def headline(run: RunData) -> str:
 
 
 def _regret(run: RunData) -> float | None:
-    return run.last("eval_regret")
+    """Of the evaluation that is shown, if it was over the standard episodes."""
+    evaluated = [row for row in run.rows if number(row.get("eval_mean_return")) is not None]
+    newest = evaluated[-1] if evaluated else {}
+    final = number(run.evaluation.get("mean_return"))
+    if final is not None and final != number(newest.get("eval_mean_return")):
+        return None
+    return number(newest.get("eval_regret"))
 
 
 def optimum(run: RunData) -> float | None:
     """That of the environment, if the evaluations are the ones that it is known for."""
-    return OPTIMAL_RETURN.get(run.env_id) if _regret(run) is not None else None
+    return evaluation.OPTIMAL_RETURN.get(run.env_id) if _regret(run) is not None else None
 
 
 def facts(run: RunData) -> Facts:
@@ -106,7 +111,11 @@ def asked(name: str, run: RunData, env_id: str | None) -> Section:
     """The command, the settings that are not the preset's, and all the others folded."""
     found = settings(run.asked)
     blocks: list[Block] = []
-    if run.asked:
+    if run.baseline:
+        said = f"Environment {isolated(run.env_id)}, agent {isolated(run.baseline)} of "
+        said += f"stable-baselines3, seed {plain(run.asked.get('seed'))}, trained by "
+        blocks.append(Text(f"{said}`dynasac compare`."))
+    elif run.asked:
         blocks.append(Code(command(run, env_id)))
         model = text(run.asked.get("model"))
         said = f"Environment {isolated(run.env_id)}, model {isolated(model or '–')}, preset "
@@ -125,12 +134,12 @@ def asked(name: str, run: RunData, env_id: str | None) -> Section:
                 ),
             )
         )
-    elif found.all:
+    elif found.all and found.preset:
         blocks.append(Text("Every setting is the preset's.", "quiet"))
     if found.all:
         rows = tuple((clean(key), plain(value)) for key, value in found.all.items())
         blocks.append(Folded("All settings", (Table("All settings", ("setting", "value"), rows),)))
-    versions = mapping(run.asked.get("versions"))
+    versions = mapping(run.asked.get("versions")) | mapping(run.asked.get("packages"))
     if versions:
         rows = tuple((clean(key), plain(value)) for key, value in versions.items())
         table = Table("Versions", ("package", "version"), rows)
@@ -166,7 +175,7 @@ def command(run: RunData, env_id: str | None = None) -> str:
 
 
 def decisions(run: RunData) -> Listing | None:
-    """The sentence of each real episode; those that say the same as the one before, once."""
+    """The sentence of each real episode that has one."""
     items: list[tuple[str, str]] = []
     for row in run.rows:
         sentence, episodes = text(row.get("decision")), number(row.get("real_episodes"))
@@ -178,12 +187,12 @@ def decisions(run: RunData) -> Listing | None:
 def sections(
     prefix: str, run: RunData, env_id: str | None, model: str | None, room: int
 ) -> tuple[tuple[Section, ...], int]:
-    """All sections of a run, and the bytes that its video takes.
+    """All sections of a run, and the bytes that its maps and its video take.
 
     Arguments:
         prefix: of the names of sections and figures.
         env_id, model: as for `recording.load_run`.
-        room: bytes that there are for a video.
+        room: bytes that there are for them.
     """
     best = optimum(run)
     learning = figures.learning_curve(f"{prefix}curve", run, best)
@@ -202,19 +211,8 @@ def sections(
     found = figures.identified(run)
     chart = figures.parameters(f"{prefix}parameters", found)
     table = figures.identified_table(found) if found else None
-    plane, remark = _plane(run, env_id, model)
-    maps: tuple[Block, ...] = ()
-    if plane is not None:
-        pair = Beside(
-            (
-                figures.policy_map(f"{prefix}policy", plane),
-                figures.value_map(f"{prefix}value", plane),
-            )
-        )
-        maps = (pair, Folded("The episodes drawn", (figures.paths_table(plane),)))
-    elif remark is not None:
-        maps = (remark,)
-    video, weight = _video(run, env_id, room)
+    maps, weight = _maps(prefix, run, env_id, model, room)
+    video, more = _video(run, env_id, room - weight)
     made = [
         Section(f"{prefix}outcome", "What came out", outcome),
         Section(
@@ -239,7 +237,37 @@ def sections(
     return (
         asked(f"{prefix}asked", run, env_id),
         *(section for section in made if section.blocks),
-    ), weight
+    ), weight + more
+
+
+def _maps(
+    prefix: str, run: RunData, env_id: str | None, model: str | None, room: int
+) -> tuple[tuple[Block, ...], int]:
+    """Maps of the policy, or why there are none, and the bytes that they take."""
+    if run.baseline:
+        return (), 0
+    again = _again("report", run, env_id)
+    said = (
+        f"There is no room for maps of the policy; {again} has them, if its system has two states."
+    )
+    heavy = Text(said, "notice")
+    if room < LIGHTEST_MAPS:
+        return (heavy,), 0
+    plane, remark = _plane(run, env_id, model)
+    if plane is None:
+        return flat(remark), 0
+    pair = (
+        figures.policy_map(f"{prefix}policy", plane),
+        figures.value_map(f"{prefix}value", plane),
+    )
+    weight = sum(figure.weight for figure in pair)
+    if weight > room:
+        return (heavy,), 0
+    return (Beside(pair), Folded("The episodes drawn", (figures.paths_table(plane),))), weight
+
+
+LIGHTEST_MAPS = 100_000
+"""bytes of the maps of a policy whose episodes are short"""
 
 
 def _side_by_side(*blocks: Block | None) -> Block | None:
@@ -259,7 +287,7 @@ def _plane(
     own = named.endswith(".py") or ":" in named
     try:
         # of a model that is not named, a map needs only where states lie, which known physics tells
-        agent, _ = recording.load_run(run.directory, env_id, model or ("none" if own else None))
+        agent, _ = recording.load_run(run.directory, env_id, model)
         plane = phase_map(agent)
     except UsageError as error:
         return None, Text(f"There are no maps of the policy: {clean(str(error))}", "notice")
@@ -273,13 +301,16 @@ def _plane(
 
 
 def _again(name: str, run: RunData, env_id: str | None) -> str:
-    """A command about a run."""
-    own = ["--env", env_id] if env_id else []
+    """A command about a run, which names an environment that does not come with Gymnasium."""
+    ours = env_id or (None if run.env_id in evaluation.registered() else "MODULE:ID")
+    own = ["--env", ours] if ours else []
     return shlex.join(["dynasac", name, clean(str(run.directory)), *own])
 
 
-def _video(run: RunData, env_id: str | None, room: int) -> tuple[Video | Text, int]:
+def _video(run: RunData, env_id: str | None, room: int) -> tuple[Video | Text | None, int]:
     path = run.directory / "video.mp4"
+    if run.baseline:
+        return None, 0
     try:
         content = path.read_bytes()
     except OSError:
@@ -303,10 +334,10 @@ def overview(name: str, found: list[RunData]) -> Section:
         (
             isolated(run.name),
             isolated(run.env_id),
-            isolated(text(run.asked.get("model")) or "–"),
+            isolated(run.baseline or text(run.asked.get("model")) or "–"),
             plain(run.asked.get("seed")),
             told(run.last("eval_mean_return")),
-            told(run.last("eval_regret"), 1),
+            told(_regret(run), 1),
             told(run.last("real_steps")),
             told(run.last("synthetic_transitions")),
             duration(run.last("wall_seconds")),
@@ -314,7 +345,7 @@ def overview(name: str, found: list[RunData]) -> Section:
         for run in found
     )
     columns = (
-        "run", "environment", "model", "seed", "mean return", "regret", "real steps",
+        "run", "environment", "model or agent", "seed", "mean return", "regret", "real steps",
         "synthetic transitions", "time",
     )  # fmt: skip
     charts = (
