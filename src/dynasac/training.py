@@ -298,8 +298,8 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
 
     In a model that has changed a new learner begins: one that has already been through such a phase
     learns worse in the next (Nikishin et al. 2022, "The primacy bias"). Otherwise the old one goes
-    on, at the final learning rate. Whichever is better in the model is kept. Logged transitions get the updates that they would have got on
-    the way, had they been collected.
+    on, at the final learning rate. Whichever is better in the model is kept. Logged transitions get
+    the updates that they would have got on the way, had they been collected.
     """
     config, adaptation, counts = task.config.planning, state.adaptation, state.counts
     begins = adaptation.changed or not counts.planned
@@ -363,8 +363,8 @@ def _better_kept(task: Task, state: TrainingState, key: jax.Array) -> TrainingSt
     where the updates were on the replay alone, or the model runs on the host.
     """
     adaptation, model = state.adaptation, state.adaptation.model
-    in_model = isinstance(model, DynamicsModel) and not task.config.planning.stored_transitions
-    if not in_model or adaptation.rung == "ensemble":
+    stored = task.config.planning.stored_transitions
+    if not isinstance(model, DynamicsModel) or adaptation.rung == "ensemble" or stored:
         return state
     now, before = (
         float(planning.policy_return(learner.averaged_actor, model, task.spaces, key))
