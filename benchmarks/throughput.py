@@ -23,9 +23,8 @@ from collections.abc import Callable
 
 import gymnasium as gym
 import jax
-import jax.numpy as jnp
 
-from dynasac import DynaSAC, planning, presets, training
+from dynasac import DynaSAC, presets, training
 
 from . import report
 
@@ -144,25 +143,14 @@ def our_work(losses, improved: bool) -> Work:
         planned = dataclasses.replace(planned, improvement_states=0)
     config = dataclasses.replace(presets.DEFAULT, sac=losses, planning=planned)
     agent = DynaSAC("Pendulum-v1", config=config)
-    task, learner = agent.task, agent.state.sac
-    key = training.key_for(task, training.PLAN, 0)
-    trust = planning.full_trust(planned)
 
     def work(updates: int) -> None:
-        nonlocal learner
-        span = tuple(jnp.asarray(n, jnp.int32) for n in (0, updates, updates))
-        learner, _, _ = planning.plan(
-            learner,
-            task.model,
-            agent.state.replay,
-            trust,
-            span,
-            task.config.sac,
-            task.config.planning,
-            task.spaces,
-            key,
-        )
-        jax.block_until_ready(learner)
+        counts = agent.state.counts._replace(phase_updates=0)
+        state = agent.state._replace(counts=counts)
+        for first in range(0, updates, training.CHUNK):
+            last = min(first + training.CHUNK, updates)
+            state = training.plan_chunk(agent.task, state, last, annealing=updates)
+        agent.state = jax.block_until_ready(state)
 
     return work
 

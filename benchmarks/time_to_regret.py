@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dynasac import DynaSAC, evaluation, planning, presets, training
@@ -92,25 +91,13 @@ def run(quick: bool) -> dict:
 def ours_to_regret(seed: int, total: int) -> dict:
     """Plan in chunks of a phase of `total` updates, as `training.plan` does, until it is good."""
     agent = DynaSAC("Pendulum-v1", seed=seed)
-    task, clock = agent.task, ComputingClock()
-    key = training.key_for(task, training.PLAN, 0)
-    trust, curve = planning.full_trust(task.config.planning), []
+    clock, curve = ComputingClock(), []
 
     def plan(first: int) -> None:
         last = min(first + CHUNK, total)
-        span = tuple(jnp.asarray(n, jnp.int32) for n in (first, last, total))
-        learner, _, _ = planning.plan(
-            agent.state.sac,
-            task.model,
-            agent.state.replay,
-            trust,
-            span,
-            task.config.sac,
-            task.config.planning,
-            task.spaces,
-            key,
+        agent.state = jax.block_until_ready(
+            training.plan_chunk(agent.task, agent.state, last, annealing=total)
         )
-        agent.state = agent.state._replace(sac=jax.block_until_ready(learner))
 
     for first in range(0, total, CHUNK):
         clock.time(lambda first=first: plan(first))

@@ -50,31 +50,37 @@ better_actions = eqx.filter_jit(planning.better_actions)
 update = eqx.filter_jit(sac.update)
 model = jax.tree.map(jnp.asarray, probes.Slide())
 NARROW = Box(jnp.array([-0.3]), jnp.array([0.1]))  # away from resets (0.4 to 0.5) and replay
+VISITED = Box(jnp.array([0.6]), jnp.array([0.7]))
 
 
 def sources(weights: StartWeights, rows: int = 20, count: int = 4000) -> dict[str, float]:
     """The share of starts that lie where each source puts them; they must add up to 1."""
-    x = np.asarray(starts(model, memory(rows), weights, NARROW, count, KEY))[:, 0]
+    x = np.asarray(starts(model, memory(rows), weights, NARROW, VISITED, count, KEY))[:, 0]
     found = {
         "replay": float((x == -0.75).mean()),
         "reset": float(((x >= 0.4) & (x <= 0.5)).mean()),
         "space": float(((x >= -0.3) & (x <= 0.1)).mean()),
+        "visited": float(((x >= 0.6) & (x <= 0.7)).mean()),
     }
     assert sum(found.values()) == pytest.approx(1.0)
     return found
 
 
-@pytest.mark.parametrize("source", ["replay", "reset", "space"])
+SOURCES = ("replay", "reset", "space", "visited")
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_each_source_alone(source):
-    weights = StartWeights(**(dict.fromkeys(("replay", "reset", "space"), 0.0) | {source: 2.0}))
+    weights = StartWeights(**(dict.fromkeys(SOURCES, 0.0) | {source: 2.0}))
     assert sources(weights)[source] == 1.0
 
 
 def test_a_mixture_has_the_shares_that_were_asked_for():
-    found = sources(StartWeights(replay=1.0, reset=2.0, space=5.0))
-    assert found["replay"] == pytest.approx(1 / 8, abs=0.03)
-    assert found["reset"] == pytest.approx(2 / 8, abs=0.03)
-    assert found["space"] == pytest.approx(5 / 8, abs=0.03)
+    found = sources(StartWeights(replay=1.0, reset=2.0, space=4.0, visited=3.0))
+    assert found["replay"] == pytest.approx(1 / 10, abs=0.03)
+    assert found["reset"] == pytest.approx(2 / 10, abs=0.03)
+    assert found["space"] == pytest.approx(4 / 10, abs=0.03)
+    assert found["visited"] == pytest.approx(3 / 10, abs=0.03)
 
 
 def test_an_empty_replay_is_passed_over():
@@ -87,42 +93,46 @@ def test_with_replay_alone_the_first_plan_begins_where_episodes_do():
     assert sources(StartWeights(replay=1.0, space=0.0), rows=0)["reset"] == 1.0
 
 
-def test_where_observations_are_unbounded_half_of_the_starts_are_resets():
+def test_bounds_decide_whether_half_of_the_starts_are_resets_or_where_the_policy_goes():
     bounded = probes.probe_spaces(4, 2)
     config = planning.PlanningConfig()
-    assert planning.for_spaces(bounded, config).starts == StartWeights(0.0, 0.0, 1.0)
+    assert planning.for_spaces(bounded, config).starts == StartWeights(0.0, 0.0, 1.0, 1.0)
     unbounded = bounded._replace(bounded=(True, False, True, True))
-    assert planning.for_spaces(unbounded, config).starts == StartWeights(0.0, 1.0, 1.0)
-    asked = with_(starts=StartWeights(reset=0.25))
-    assert planning.for_spaces(unbounded, asked) == asked
+    assert planning.for_spaces(unbounded, config).starts == StartWeights(0.0, 1.0, 1.0, 0.0)
+    asked = with_(starts=StartWeights(reset=0.25, visited=0.5))
+    assert planning.for_spaces(unbounded, asked) == planning.for_spaces(bounded, asked) == asked
 
 
-def test_the_return_in_a_model_is_that_of_whole_episodes(learner):
+def test_episodes_in_a_model_are_what_a_loop_makes_of_it(learner):
     spaces = SPACES._replace(episode_steps=7)
     key = jax.random.key(2)
-    found = float(planning.policy_return(learner.actor, model, spaces, key, count=5))
-    returns = []
+    found = planning.episodes(learner.actor, model, spaces, key, count=5)
+    returns, seen = [], []
     for reset in jax.random.split(jax.random.split(key)[0], 5):
         observation, total = model.initial_observation(reset), 0.0
         for _ in range(7):
+            seen.append(float(observation[0]))
             unit = learner.actor.mode(spaces.observation.to_unit(observation))
             result = model.step(observation, spaces.action.from_unit(unit), key)  # it has no noise
             observation, total = result.next_observation, total + float(result.reward)
             if result.terminated:
                 break
         returns.append(total)
-    assert found == pytest.approx(np.mean(returns), rel=1e-5)
+    assert float(found.mean_return) == pytest.approx(np.mean(returns), rel=1e-5)
+    assert float(found.visited.low[0]) == pytest.approx(min(seen), rel=1e-5)
+    assert float(found.visited.high[0]) == pytest.approx(max(seen), rel=1e-5)
 
 
 def test_an_episode_in_a_model_ends_where_it_terminates(learner):
-    found = planning.policy_return(learner.actor, probes.Countdown(), SPACES, KEY)
     assert SPACES.episode_steps > 3
-    assert float(found) == 3.0
+    found = planning.episodes(learner.actor, probes.Countdown(), SPACES, KEY)
+    assert float(found.mean_return) == 3.0
+    assert (float(found.visited.low[0]), float(found.visited.high[0])) == (1.0, 3.0)
 
 
 def test_starts_in_space_fill_it():
     weights = StartWeights(space=1.0)
-    x = np.asarray(starts(model, memory(), weights, SPACES.observation, 4000, KEY))
+    x = np.asarray(starts(model, memory(), weights, SPACES.observation, VISITED, 4000, KEY))
     counts, _ = np.histogram(x, bins=10, range=(-1, 1))
     assert counts.sum() == 4000
     assert counts.min() > 300
@@ -131,7 +141,7 @@ def test_starts_in_space_fill_it():
 def test_starts_in_space_are_possible_observations():
     box = Box(jnp.array([-1.0, -1, -8]), jnp.array([1.0, 1, 8]))
     empty = replay.create(4, 3, 1)
-    x = np.asarray(starts(Pendulum(), empty, StartWeights(), box, 500, KEY))
+    x = np.asarray(starts(Pendulum(), empty, StartWeights(), box, box, 500, KEY))
     np.testing.assert_allclose(np.hypot(x[:, 0], x[:, 1]), 1, atol=1e-5)
     assert np.abs(x[:, 2]).max() > 7
 
@@ -180,7 +190,15 @@ def test_exploration_is_a_share_of_first_actions(exploration):
 @pytest.mark.parametrize("horizon", [1, 3, 16])
 def test_a_batch_has_its_size_whatever_the_horizon(learner, horizon):
     batch, happened = eqx.filter_jit(planning.synthetic_batch)(
-        learner, model, memory(), 16, with_(horizon=horizon), SPACES, trusting(horizon=horizon), KEY
+        learner,
+        model,
+        memory(),
+        16,
+        with_(horizon=horizon),
+        SPACES,
+        VISITED,
+        trusting(horizon=horizon),
+        KEY,
     )
     assert batch.reward.shape == happened.shape == (16,)
     assert happened.any()
@@ -189,7 +207,7 @@ def test_a_batch_has_its_size_whatever_the_horizon(learner, horizon):
 @pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (0.25, 4), (0.5, 8), (1.0, 16)])
 def test_real_fraction_is_the_share_of_real_rows(learner, fraction, count):
     batch, valid, used = mixed_batches(
-        learner, model, memory(), trusting(fraction), 3, SMALL_SAC, with_(), SPACES, KEY
+        learner, model, memory(), VISITED, trusting(fraction), 3, SMALL_SAC, with_(), SPACES, KEY
     )
     real = np.asarray(batch.action[..., 0] == SENTINEL)
     assert (real.sum(1) == count).all()
@@ -202,7 +220,7 @@ def test_real_fraction_is_the_share_of_real_rows(learner, fraction, count):
 
 def test_an_empty_replay_gives_no_real_rows(learner):
     batch, valid, used = mixed_batches(
-        learner, model, memory(0), trusting(0.5), 1, SMALL_SAC, with_(), SPACES, KEY
+        learner, model, memory(0), VISITED, trusting(0.5), 1, SMALL_SAC, with_(), SPACES, KEY
     )
     assert int(used[0]) == int(valid.sum()) > 0
     assert np.abs(batch.observation).min() > 0  # rows of zeros were never written
@@ -210,7 +228,7 @@ def test_an_empty_replay_gives_no_real_rows(learner):
 
 def test_without_a_model_a_batch_is_real(learner):
     batch, valid, used = mixed_batches(
-        learner, None, memory(), trusting(0.1), 1, SMALL_SAC, with_(), SPACES, KEY
+        learner, None, memory(), VISITED, trusting(0.1), 1, SMALL_SAC, with_(), SPACES, KEY
     )
     assert (batch.action == SENTINEL).all()
     assert valid.all()
@@ -226,6 +244,7 @@ def planned(state, first, last, total, fraction=0.25, config=None, known=model):
         state,
         known,
         memory(),
+        VISITED,
         trusting(fraction),
         span(first, last, total),
         SMALL_SAC,
@@ -242,6 +261,7 @@ def test_batches_made_together_are_alike(learner):
         learner,
         probes.Countdown(),
         memory(),
+        VISITED,
         trusting(0.25, horizon=4),
         4,
         SMALL_SAC,
@@ -257,7 +277,7 @@ def test_batches_made_together_are_alike(learner):
         lambda s: s.actor, every, probes.constant_actor(every.actor, [2.0], [-10.0])
     )
     batches, _, _ = mixed_batches(
-        still, model, memory(0), trusting(0, horizon=4), 4, SMALL_SAC, config, SPACES, KEY
+        still, model, memory(0), VISITED, trusting(0, horizon=4), 4, SMALL_SAC, config, SPACES, KEY
     )
     explored = np.abs(np.asarray(batches.action[..., 0]) - np.tanh(2.0)) > 0.02
     assert (np.abs(explored.mean(1) - 0.5 / 4) < 0.07).all()
@@ -293,7 +313,7 @@ def test_planning_uses_nothing_that_the_model_doubts_or_that_is_too_far_ahead(le
 def test_a_replay_that_a_host_model_filled_is_a_source_of_synthetic_rows(learner):
     filled = memory(30, observation=0.6)
     batch, valid, used = mixed_batches(
-        learner, filled, memory(), trusting(0.25), 2, SMALL_SAC, with_(), SPACES, KEY
+        learner, filled, memory(), VISITED, trusting(0.25), 2, SMALL_SAC, with_(), SPACES, KEY
     )
     assert ((batch.observation[..., 0] == -0.75).sum(1) == 4).all()
     assert ((batch.observation[..., 0] == 0.6).sum(1) == 12).all()
@@ -312,6 +332,7 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
                 state,
                 model,
                 memory(),
+                VISITED,
                 trusting(0.25),
                 planning.ROUND,
                 SMALL_SAC,

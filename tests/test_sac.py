@@ -16,6 +16,7 @@ CONFIG = dataclasses.replace(
     SACConfig(),
     hidden=(16,),
     discount=0.9,
+    huber_delta=None,
     reward_scale=0.5,
     critic_reduction="mean",
     entropy_in_target=False,
@@ -104,13 +105,19 @@ def test_next_value_asks_the_target_critics():
 
 
 @pytest.mark.parametrize(
-    ("valid", "loss"),
-    [([True, True], 0.5 * (2.5 + 8.5)), ([True, False], 0.5 * (4 + 16)), ([False, False], 0.0)],
+    ("valid", "delta", "loss"),
+    [
+        ([True, True], None, 0.5 * (2.5 + 8.5)),
+        ([True, False], None, 0.5 * (4 + 16)),
+        ([False, False], None, 0.0),
+        ([True, False], 1.0, (2 - 0.5) + (4 - 0.5)),  # errors 2 and 4: |e| - ½
+        ([True, False], 3.0, 0.5 * 4 + 3 * (4 - 1.5)),  # only the larger is beyond δ: δ (|e| - δ/2)
+    ],
 )
-def test_critic_loss(valid, loss):
+def test_critic_loss(valid, delta, loss):
     critics = constant_state().critics
     x = jnp.zeros((2, 1))
-    found, q = sac.critic_loss(critics, x, x, jnp.array([1.0, 4.0]), jnp.array(valid))
+    found, q = sac.critic_loss(critics, x, x, jnp.array([1.0, 4.0]), jnp.array(valid), delta)
     assert float(found) == pytest.approx(loss)
     assert float(q) == pytest.approx(4.0 if any(valid) else 0.0)
 
@@ -118,7 +125,7 @@ def test_critic_loss(valid, loss):
 def test_critic_gradient_is_that_of_each_members_own_error():
     state, x = constant_state(), jnp.zeros((2, 1))
     target, valid = jnp.array([1.0, 4.0]), jnp.ones(2, bool)
-    gradient = jax.grad(lambda c: sac.critic_loss(c, x, x, target, valid)[0])(state.critics)
+    gradient = jax.grad(lambda c: sac.critic_loss(c, x, x, target, valid, None)[0])(state.critics)
     found = [float(member.biases[-1][0, 0]) for member in gradient.members]
     np.testing.assert_allclose(found, [3 - 2.5, 5 - 2.5], rtol=1e-5)
 

@@ -107,6 +107,6 @@ def test_an_agent_plans_in_a_simulator_and_its_checkpoint_goes_on_alike(tmp_path
         jax.tree.leaves(agent.state.sac), jax.tree.leaves(again.state.sac), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(UsageError, match="lookahead needs a model that can be compiled"):
+    with pytest.raises(UsageError, match="lookahead needs a model that is equations or learned"):
         agent.predict(np.zeros(1, np.float32), lookahead=1)
     assert np.abs(jnp.asarray(agent.predict(np.zeros(1, np.float32))[0])).max() <= 2

@@ -51,7 +51,7 @@ def test_the_seed_preset_is_the_seed_document():
     assert seed.planning.updates == 200
     assert seed.planning.horizon == 1
     assert seed.planning.first_updates == 0
-    assert seed.planning.starts == StartWeights(replay=0.0, reset=1.0, space=0.0)
+    assert seed.planning.starts == StartWeights(replay=0.0, reset=1.0, space=0.0, visited=0.0)
     assert preset("seed", "none").real_episodes == 40
     assert preset("seed", "none").planning.stored_transitions == 0
 
@@ -406,16 +406,22 @@ def test_a_model_is_learned_from_logged_transitions_alone():
 @pytest.mark.parametrize(("now", "before"), [(1.0, 2.0), (2.0, 1.0), (2.0, 2.0)])
 def test_after_planning_the_better_policy_in_the_model_is_kept(monkeypatch, now, before):
     agent = DynaSAC("Rail-v0", probes.Slide(speed=0.8), ADAPTING).learn(real_episodes=0)
-    earlier, judged = agent.state.sac, iter([now, before])
-    models = []
+    earlier, episodes, judged = agent.state.sac, planning.episodes, []
 
-    def returns(actor, model, spaces, key):
-        models.append(float(model.speed))
-        return jnp.asarray(next(judged))
+    def judge(actor, model, spaces, key):
+        found = episodes(actor, model, spaces, key)
+        if actor is earlier.averaged_actor:
+            worth = before
+        elif actor is agent.state.sac.actor:
+            return found  # only where it goes is asked for
+        else:
+            worth = now
+        judged.append(float(model.speed))
+        return dataclasses.replace(found, mean_return=jnp.asarray(worth))
 
-    monkeypatch.setattr(planning, "policy_return", returns)
+    monkeypatch.setattr(planning, "episodes", judge)
     agent.remember(slid()).learn(real_episodes=0)
-    assert models == [pytest.approx(0.5, rel=1e-3)] * 2
+    assert judged[-2:] == [pytest.approx(0.5, rel=1e-3)] * 2
     kept = eqx.tree_equal(agent.state.sac, earlier)
     assert kept == (before > now)
     said = "the policy from before is kept: its return in the model is 2, the new one's 1"
@@ -423,9 +429,11 @@ def test_after_planning_the_better_policy_in_the_model_is_kept(monkeypatch, now,
 
 
 def test_a_model_that_was_learned_from_nothing_does_not_judge_policies(monkeypatch):
-    monkeypatch.delattr(planning, "policy_return")
+    monkeypatch.delattr(planning, "episodes")
     quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
-    agent = DynaSAC("Rail-v0", "ensemble", with_(adapt="ensemble", ensemble=quick))
+    starts = StartWeights(replay=1.0, space=1.0, visited=0.0)
+    config = with_(adapt="ensemble", ensemble=quick, planning={"starts": starts})
+    agent = DynaSAC("Rail-v0", "ensemble", config)
     agent.remember(slid()).learn(real_episodes=1)
     assert agent.state.counts.planned == 2
 

@@ -36,6 +36,10 @@ class StartWeights:
     leaves observations unbounded, so that nobody knows how much of that space matters"""
     space: float = 1.0
     """anywhere in the observation space"""
+    visited: float | None = None
+    """anywhere in the box around what the policy's own episodes in the model visit; None: as much
+    as `space` where the environment bounds all observations, most of which may never be met, or not
+    at all"""
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,12 @@ def full_trust(config: PlanningConfig) -> Trust:
 
 def for_spaces(spaces: Spaces, config: PlanningConfig) -> PlanningConfig:
     """The settings with what the observation space decides filled in."""
-    if config.starts.reset is not None:
-        return config
-    reset = 0.0 if all(spaces.bounded) else config.starts.space
-    return dataclasses.replace(config, starts=dataclasses.replace(config.starts, reset=reset))
+    starts, bounded = config.starts, all(spaces.bounded)
+    if starts.reset is None:
+        starts = dataclasses.replace(starts, reset=0.0 if bounded else starts.space)
+    if starts.visited is None:
+        starts = dataclasses.replace(starts, visited=starts.space if bounded else 0.0)
+    return dataclasses.replace(config, starts=starts)
 
 
 def start_observations(
@@ -103,24 +109,31 @@ def start_observations(
     replay: ReplayState,
     weights: StartWeights,
     space: Box,
+    visited: Box,
     count: int,
     key: PRNGKeyArray,
 ) -> Float[Array, "count observation"]:
-    """Draw the observations that rollouts begin from. Consumes `key`."""
-    reset = weights.reset or 0.0
+    """Draw the observations that rollouts begin from. Consumes `key`.
+
+    Arguments:
+        visited: where the policy goes in the model (`episodes`).
+    """
     kind_key, replay_key, reset_key, space_key = jax.random.split(key, 4)
+    unit = jax.random.uniform(space_key, (count, space.size), minval=-1.0)
+    reset = weights.reset or 0.0
+    boxes = [(weights.space, space), (weights.visited or 0.0, visited)]
+    boxes = [(weight, box) for weight, box in boxes if weight > 0]
     sources = []
     if weights.replay > 0:
         rows = replay_module.sample(replay, replay_key, count).observation
         sources.append((jnp.where(replay.size > 0, weights.replay, 0.0), rows))
-    if reset > 0 or not weights.space > 0:
+    if reset > 0 or not boxes:
         rows = jax.vmap(model.initial_observation)(jax.random.split(reset_key, count))
         # with replay alone, the first plan begins where episodes do
         weight = jnp.where(replay.size > 0, reset, max(reset, 1e-6))
         sources.append((weight, rows))
-    if weights.space > 0:
-        unit = jax.random.uniform(space_key, (count, space.size), minval=-1.0)
-        sources.append((jnp.asarray(weights.space), jax.vmap(model.project)(space.from_unit(unit))))
+    for weight, box in boxes:
+        sources.append((jnp.asarray(weight), jax.vmap(model.project)(box.from_unit(unit))))
     if len(sources) == 1:
         return sources[0][1]
     logits = jnp.log(jnp.stack([weight for weight, _ in sources]))
@@ -184,6 +197,7 @@ def synthetic_batch(
     count: int,
     config: PlanningConfig,
     spaces: Spaces,
+    visited: Box,
     trust: Trust,
     key: PRNGKeyArray,
 ) -> tuple[Transition, Bool[Array, " count"]]:
@@ -194,7 +208,7 @@ def synthetic_batch(
     start_key, rollout_key = jax.random.split(key)
     rollouts = -(-count // config.horizon)
     starts = start_observations(
-        model, replay, config.starts, spaces.observation, rollouts, start_key
+        model, replay, config.starts, spaces.observation, visited, rollouts, start_key
     )
     transitions, happened = rollout(
         model, state.actor, starts, config.horizon, config.exploration, spaces, trust, rollout_key
@@ -208,6 +222,7 @@ def mixed_batches(
     state: SACState,
     model: DynamicsModel | ReplayState | None,
     replay: ReplayState,
+    visited: Box,
     trust: Trust,
     batches: int,
     sac_config: SACConfig,
@@ -236,7 +251,9 @@ def mixed_batches(
     if isinstance(model, ReplayState):
         rows = replay_module.sample(model, synthetic_key, count), jnp.ones(count, bool)
     else:
-        rows = synthetic_batch(state, model, replay, count, config, spaces, trust, synthetic_key)
+        rows = synthetic_batch(
+            state, model, replay, count, config, spaces, visited, trust, synthetic_key
+        )
     synthetic, happened = jax.tree.map(dealt, rows)
 
     def mixed():
@@ -277,6 +294,7 @@ def plan(
     state: SACState,
     model: DynamicsModel | ReplayState | None,
     replay: ReplayState,
+    visited: Box,
     trust: Trust,
     span: tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]],
     sac_config: SACConfig,
@@ -289,6 +307,7 @@ def plan(
     Arguments:
         model: where synthetic transitions come from: a model, or a replay that a host model filled;
             None for updates on the replay alone.
+        visited: where the policy goes in the model (`episodes`), for `StartWeights.visited`.
         span: (first, last, total). The learning rate follows update / total; with a total of 0 it
             is the final one. All three may change without recompilation.
         key: of the phase; round i folds i into it, so a phase cut between rounds is the same phase.
@@ -303,7 +322,7 @@ def plan(
     def one_round(number, carry):
         keys = jax.random.split(jax.random.fold_in(key, number), 3)
         batches, valid, used = mixed_batches(
-            carry[0], model, replay, trust, size, sac_config, config, spaces, keys[0]
+            carry[0], model, replay, visited, trust, size, sac_config, config, spaces, keys[0]
         )
         improvements = None
         if isinstance(model, DynamicsModel) and config.improvement_states:
@@ -353,8 +372,9 @@ def store_synthetic(
 
     Returns the replay and how many happened and were written. Consumes `key`.
     """
+    count, visited = config.stored_transitions, spaces.observation
     rows, happened = synthetic_batch(
-        state, model, replay, config.stored_transitions, config, spaces, trust, key
+        state, model, replay, count, config, spaces, visited, trust, key
     )
     return replay_module.add(replay, rows, happened), happened.sum()
 
@@ -495,11 +515,20 @@ def lookahead_action(
     return spaces.action.from_unit(_best(actions, values))
 
 
+class Episodes(eqx.Module):
+    """What episodes in a model were like."""
+
+    mean_return: Float[Array, ""]
+    """undiscounted, in the environment's unit"""
+    visited: Box
+    """the smallest that holds every observation in which an action was taken"""
+
+
 @eqx.filter_jit
-def policy_return(
+def episodes(
     actor: Actor, model: DynamicsModel, spaces: Spaces, key: PRNGKeyArray, count: int = 64
-) -> Float[Array, ""]:
-    """The mean return, undiscounted, of the deterministic policy over whole episodes in the model.
+) -> Episodes:
+    """Follow the deterministic policy in the model for `count` whole episodes.
 
     They begin at its resets and end at termination or the time limit. Consumes `key`, on which
     alone it depends where they begin.
@@ -508,17 +537,21 @@ def policy_return(
     starts = jax.vmap(model.initial_observation)(jax.random.split(reset_key, count))
 
     def step(carry, key):
-        observation, alive, total = carry
+        observation, alive, total, visited = carry
+        low, high = observation.min(0), observation.max(0)
+        visited = Box(jnp.minimum(visited.low, low), jnp.maximum(visited.high, high))
         action = spaces.action.from_unit(actor.mode(spaces.observation.to_unit(observation)))
         result = jax.vmap(model.step)(observation, action, jax.random.split(key, count))
         total += jnp.where(alive, result.reward, 0.0)
         alive &= ~result.terminated
+        # an episode that is over stays where it was
         observation = jnp.where(alive[:, None], result.next_observation, observation)
-        return (observation, alive, total), None
+        return (observation, alive, total, visited), None
 
-    carry = (starts, jnp.ones(count, bool), jnp.zeros(count))
-    (_, _, total), _ = jax.lax.scan(step, carry, jax.random.split(steps_key, spaces.episode_steps))
-    return total.mean()
+    carry = (starts, jnp.ones(count, bool), jnp.zeros(count), Box(starts.min(0), starts.max(0)))
+    keys = jax.random.split(steps_key, spaces.episode_steps)
+    (_, _, total, visited), _ = jax.lax.scan(step, carry, keys)
+    return Episodes(total.mean(), visited)
 
 
 def visited_box(model: DynamicsModel, spaces: Spaces, seed: int, rollouts: int = 64) -> Spaces:

@@ -42,6 +42,7 @@ MODEL_FREE_SAC = SACConfig(
     discount=0.99,
     target_rate=0.005,
     critic_reduction="min",
+    huber_delta=None,
     entropy_in_target=True,
     target_entropy=-1.0,
     initial_temperature=1.0,
@@ -55,7 +56,7 @@ SEED = Config(
     planning=PlanningConfig(
         first_updates=0,
         updates=200,
-        starts=StartWeights(reset=1.0, space=0.0),
+        starts=StartWeights(reset=1.0, space=0.0, visited=0.0),
         horizon=1,
         exploration=0.0,
         real_fraction=1.0,
@@ -87,7 +88,9 @@ MODEL_FREE = Config(
 
 LEARNED = dataclasses.replace(
     DEFAULT,
-    planning=dataclasses.replace(DEFAULT.planning, starts=StartWeights(replay=1.0, space=1.0)),
+    planning=dataclasses.replace(
+        DEFAULT.planning, starts=StartWeights(replay=1.0, space=1.0, visited=0.0)
+    ),
     adapt="ensemble",
     real_episodes=5,
 )
@@ -154,12 +157,13 @@ def check(config: Config) -> None:
         "sac.final-learning-rate": learner.final_learning_rate,
         "sac.initial-temperature": learner.initial_temperature,
         "sac.reward-scale": learner.reward_scale,
+        "sac.huber-delta": 1.0 if learner.huber_delta is None else learner.huber_delta,
     }
     for name, value in positive.items():
         if not value > 0:
             raise UsageError(f"--{name} {value}: must be more than 0")
     starts = planning.starts
-    weights = (starts.replay, starts.reset or 0.0, starts.space)
+    weights = (starts.replay, starts.reset or 0.0, starts.space, starts.visited or 0.0)
     if min(weights) < 0 or sum(weights) == 0:
         raise UsageError(f"--planning.starts.* {weights}: weights of at least 0, not all of them 0")
     if not learner.hidden or min(learner.hidden) < 1:

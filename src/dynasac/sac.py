@@ -40,6 +40,9 @@ class SACConfig:
     """τ: how far the target critics move towards the critics at each update"""
     critic_reduction: Literal["min", "mean"] = "min"
     """what of the two critics is believed"""
+    huber_delta: float | None = 1.0
+    """errors of the critics beyond this, in the learner's unit of return, count in proportion and
+    not squared (Huber 1964), so that hopeless states do not drown the others; None: all squared"""
     entropy_in_target: bool = False
     """whether values include the entropy to come (soft policy evaluation), as in the paper"""
     target_entropy: float = -6.0
@@ -171,10 +174,18 @@ def critic_loss(
     action: Float[Array, "batch action"],
     target: Float[Array, " batch"],
     valid: Bool[Array, " batch"],
+    huber_delta: float | None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Half the squared error, summed over members, meaned over valid rows (eq. 5); and mean Q."""
+    """Half the squared error, summed over members, meaned over valid rows (eq. 5); and mean Q.
+
+    Of errors beyond `huber_delta` it is Huber's loss.
+    """
     q = critics(x, action)
-    return 0.5 * _mean((q - target) ** 2, valid).sum(), _mean(q, valid).mean()
+    error = q - target
+    loss = (
+        0.5 * error**2 if huber_delta is None else optax.losses.huber_loss(error, delta=huber_delta)
+    )
+    return _mean(loss, valid).sum(), _mean(q, valid).mean()
 
 
 def actor_loss(
@@ -232,7 +243,7 @@ def update(
     target = td_target(batch, next_value(state, next_x, config, target_noise), config)
 
     (loss, q_value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-        state.critics, x, batch.action, target, valid
+        state.critics, x, batch.action, target, valid, config.huber_delta
     )
     critics, critic_moments = _step(state.critics, gradient, state.critic_moments, learning_rate)
 

@@ -238,6 +238,7 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
                 learner,
                 None,
                 memory,
+                spaces.observation,
                 planning.full_trust(config.planning),
                 _span(counts.gradient_updates, last, 0),
                 config.sac,
@@ -313,38 +314,13 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             state = state._replace(sac=sac.create(task.config.sac, task.spaces, int(seed[0])))
     if task.config.adapt == "ensemble" and adaptation.model is None:
         total = 0  # nothing is known yet
-    spaces = spaces_at(task, adaptation)
-    key = key_for(task, PLAN, state.counts.planned)
     observer.progress(state, "plan")
     while state.counts.phase_updates < total:
-        first = state.counts.phase_updates
-        last = min(first + CHUNK, total)
-        source, state = _source(task, state, last - first)
-        learner, learning, synthetic = planning.plan(
-            state.sac,
-            source,
-            state.replay,
-            adaptation.trust,
-            _span(first, last, annealing),
-            task.config.sac,
-            config,
-            spaces,
-            key,
-        )
-        _check_learning(learning, state)
-        counts = state.counts
-        state = state._replace(
-            sac=learner,
-            learning=learning,
-            counts=counts._replace(
-                phase_updates=last,
-                gradient_updates=counts.gradient_updates + last - first,
-                synthetic_transitions=counts.synthetic_transitions + int(synthetic),
-            ),
-        )
+        last = min(state.counts.phase_updates + CHUNK, total)
+        state = plan_chunk(task, state, last, annealing)
         observer.progress(state, "plan")
     if total and state.counts.planned:
-        state = _better_kept(task, state, key)
+        state = _better_kept(task, state)
     counts = state.counts
     return state._replace(
         counts=counts._replace(
@@ -356,7 +332,50 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
     )
 
 
-def _better_kept(task: Task, state: TrainingState, key: jax.Array) -> TrainingState:
+def plan_chunk(task: Task, state: TrainingState, last: int, annealing: int) -> TrainingState:
+    """The updates of a phase of planning up to its `last`, in one call of the compiled program.
+
+    Planning from a box around where the policy goes begins with looking where that is.
+
+    Arguments:
+        annealing: updates over which the learning rate falls; 0: it has its final value.
+
+    Raises:
+        UsageError: the critics diverged.
+    """
+    config, adaptation = task.config.planning, state.adaptation
+    first, spaces = state.counts.phase_updates, spaces_at(task, adaptation)
+    key = key_for(task, PLAN, state.counts.planned)
+    source, state = _source(task, state, last - first)
+    visited = spaces.observation
+    if config.starts.visited and isinstance(source, DynamicsModel):
+        visited = planning.episodes(state.sac.actor, source, spaces, key).visited
+    learner, learning, synthetic = planning.plan(
+        state.sac,
+        source,
+        state.replay,
+        visited,
+        adaptation.trust,
+        _span(first, last, annealing),
+        task.config.sac,
+        config,
+        spaces,
+        key,
+    )
+    _check_learning(learning, state)
+    counts = state.counts
+    return state._replace(
+        sac=learner,
+        learning=learning,
+        counts=counts._replace(
+            phase_updates=last,
+            gradient_updates=counts.gradient_updates + last - first,
+            synthetic_transitions=counts.synthetic_transitions + int(synthetic),
+        ),
+    )
+
+
+def _better_kept(task: Task, state: TrainingState) -> TrainingState:
     """The learner from before this phase of planning, if its policy is worth more in the model.
 
     A model that was learned from nothing is no judge: it knows only what was seen. Nor is there one
@@ -366,8 +385,9 @@ def _better_kept(task: Task, state: TrainingState, key: jax.Array) -> TrainingSt
     stored = task.config.planning.stored_transitions
     if not isinstance(model, DynamicsModel) or adaptation.rung == "ensemble" or stored:
         return state
+    key = key_for(task, PLAN, state.counts.planned)
     now, before = (
-        float(planning.policy_return(learner.averaged_actor, model, task.spaces, key))
+        float(planning.episodes(learner.averaged_actor, model, task.spaces, key).mean_return)
         for learner in (state.sac, state.earlier)
     )
     if now >= before:

@@ -478,7 +478,7 @@ def _another(spec: EnvSpec | None) -> Iterator[gym.Env | None]:
 
 @eqx.filter_jit
 def _starts(model, observed: ReplayState, weights: StartWeights, space: Box, count: int, key):
-    return planning.start_observations(model, observed, weights, space, count, key)
+    return planning.start_observations(model, observed, weights, space, space, count, key)
 
 
 @eqx.filter_jit
