@@ -7,6 +7,7 @@ each count of real episodes, 0 included, of the deterministic policy as it then 
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -118,22 +118,26 @@ def start_observations(
     Arguments:
         visited: where the policy goes in the model (`episodes`).
     """
-    kind_key, replay_key, reset_key, space_key = jax.random.split(key, 4)
-    unit = jax.random.uniform(space_key, (count, space.size), minval=-1.0)
-    reset = weights.reset or 0.0
-    boxes = [(weights.space, space), (weights.visited or 0.0, visited)]
-    boxes = [(weight, box) for weight, box in boxes if weight > 0]
+    kind_key, replay_key, reset_key, space_key, box_key = jax.random.split(key, 5)
+    reset, in_visited = weights.reset or 0.0, weights.visited or 0.0
+    in_box = weights.space + in_visited
     sources = []
     if weights.replay > 0:
         rows = replay_module.sample(replay, replay_key, count).observation
         sources.append((jnp.where(replay.size > 0, weights.replay, 0.0), rows))
-    if reset > 0 or not boxes:
+    if reset > 0 or not in_box:
         rows = jax.vmap(model.initial_observation)(jax.random.split(reset_key, count))
         # with replay alone, the first plan begins where episodes do
         weight = jnp.where(replay.size > 0, reset, max(reset, 1e-6))
         sources.append((weight, rows))
-    for weight, box in boxes:
-        sources.append((jnp.asarray(weight), jax.vmap(model.project)(box.from_unit(unit))))
+    if in_box > 0:
+        unit = jax.random.uniform(space_key, (count, space.size), minval=-1.0)
+        rows = space.from_unit(unit)
+        if in_visited > 0:
+            # which box is settled before anything is projected: projections may be dear
+            inner = jax.random.uniform(box_key, (count, 1)) * in_box < in_visited
+            rows = jnp.where(inner, visited.from_unit(unit), rows)
+        sources.append((jnp.asarray(in_box), jax.vmap(model.project)(rows)))
     if len(sources) == 1:
         return sources[0][1]
     logits = jnp.log(jnp.stack([weight for weight, _ in sources]))
