@@ -1,6 +1,7 @@
 """The loop: what is counted, what is stored, what repeats, and that it learns."""
 
 import dataclasses
+import json
 
 import equinox as eqx
 import gymnasium as gym
@@ -13,6 +14,7 @@ from conftest import SMALL, SMALL_SAC
 
 from dynasac import DynaSAC, Pendulum, StartWeights, Transition, UsageError, planning, preset
 from dynasac.agent import Silent
+from dynasac.presets import from_plain
 from dynasac.training import Counts, updates_to_come
 
 
@@ -54,6 +56,13 @@ def test_the_seed_preset_is_the_seed_document():
     assert seed.planning.starts == StartWeights(replay=0.0, reset=1.0, space=0.0, visited=0.0)
     assert preset("seed", "none").real_episodes == 40
     assert preset("seed", "none").planning.stored_transitions == 0
+
+
+@pytest.mark.parametrize("name", ["default", "seed"])
+@pytest.mark.parametrize("model", ["auto", "none", "ensemble"])
+def test_settings_are_read_as_they_were_written(name, model):
+    config = preset(name, model)
+    assert from_plain(json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_the_seed_preset_adds_up():

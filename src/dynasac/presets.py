@@ -201,6 +201,9 @@ def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
             values[name] = from_plain(value, hints[name])
             continue
         like = getattr(kind(), name)
+        if value is None and type(None) in get_args(hints[name]):
+            values[name] = None
+            continue
         like = 0.0 if like is None else like  # the only settings that may be open are numbers
         value = tuple(value) if isinstance(value, list) else value
         number = isinstance(like, float) and type(value) in (int, float)
