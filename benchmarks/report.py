@@ -112,16 +112,13 @@ def _work(part: str) -> Callable[[bool], dict]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores that may be used, memory, and how busy the machine was already."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
+    # not at the top: it imports JAX, for which a part first chooses the platform
+    from dynasac.comparison.processes import processor, processors
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": processor(),
+        "cores": processors(),
         "memory_gib": round(memory, 1),
         "load_before": round(os.getloadavg()[0], 2),
         "system": platform.system(),

@@ -27,15 +27,19 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def machine() -> str:
-    """The processor, how many of them, and the system."""
-    cpu = platform.processor() or platform.machine()
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
-    return f"{cpu}, {processors()} cores, {platform.system()}"
+                return line.split(":", 1)[1].strip()
+    return name
+
+
+def machine() -> str:
+    """The processor, how many of them, and the system."""
+    return f"{processor()}, {processors()} cores, {platform.system()}"
 
 
 class Child(NamedTuple):
