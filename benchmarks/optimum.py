@@ -104,7 +104,7 @@ def action_value(model: PhysicsModel, grid: Grid, values, state, action):
 
 def values_of_stages(problem: Problem) -> jax.Array:
     """V[t] for t = 1 … T, by rows of the grid: [T, rows, columns]."""
-    model, states = known_model(problem.env_id), problem.grid.states()
+    model, states = known_model(gym.make(problem.env_id)), problem.grid.states()
     actions = jnp.asarray(problem.actions, jnp.float32)[:, None]
 
     def backward(values, _):
@@ -123,7 +123,7 @@ def values_of_stages(problem: Problem) -> jax.Array:
 
 def greedy_episodes(problem: Problem, values: jax.Array) -> evaluation.Evaluation:
     """The standard 100 episodes in the real environment under the greedy policy."""
-    model = known_model(problem.env_id)
+    model = known_model(gym.make(problem.env_id))
     actions = jnp.asarray(problem.fine_actions, jnp.float32)[:, None]
 
     @jax.jit
