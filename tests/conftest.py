@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import probes
 import pytest
+from safetensors.numpy import load_file
 
-from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, recording
-from dynasac.runs import Run
+from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, checkpoint, recording
+from dynasac.runs import Run, read_metrics
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -49,6 +50,24 @@ def untrained_run(directory: Path, agent: DynaSAC, model: str = "auto") -> Path:
     Run.create(directory, recording.asked_for(agent, model, "default")).close()
     agent.save(directory / "policy")
     return directory
+
+
+def redescribed(path: Path, change) -> None:
+    """Write another description into a file of `checkpoint.save_tree`, as a forger would."""
+    with checkpoint.opened(path) as saved:
+        description = saved.description
+    checkpoint.save_arrays(path, load_file(path), change(description))
+
+
+def same_run(ours: Path, theirs: Path) -> bool:
+    """Whether two run directories hold the same bytes, but for what tells the time."""
+    (mine, *_), (other, *_) = (checkpoint.numbered(run / "checkpoints") for run in (ours, theirs))
+    pairs = [(run / "policy" / "policy.safetensors").read_bytes() for run in (ours, theirs)]
+    rows = [
+        [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in read_metrics(run)]
+        for run in (ours, theirs)
+    ]
+    return mine.read_bytes() == other.read_bytes() and pairs[0] == pairs[1] and rows[0] == rows[1]
 
 
 @pytest.fixture(scope="session", autouse=True)

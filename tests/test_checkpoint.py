@@ -1,5 +1,6 @@
 """Checkpoints: what is read is what was written, or an error in one line; never half a file."""
 
+import hashlib
 import json
 import os
 
@@ -22,105 +23,198 @@ TREE = {
 
 
 @pytest.fixture
-def stem(tmp_path):
-    checkpoint.save_tree(tmp_path / "state", TREE, {"name": "probe"})
-    return tmp_path / "state"
+def path(tmp_path):
+    checkpoint.save_tree(tmp_path / "state.safetensors", TREE, {"name": "probe"})
+    return tmp_path / "state.safetensors"
 
 
-def refused(stem, message, template=TREE):
-    with pytest.raises(UsageError, match=message) as error:
-        checkpoint.load_tree(stem, template)
+def read(path, template=TREE):
+    with checkpoint.opened(path) as saved:
+        return saved.tree(template)
+
+
+def refused(path, message, template=TREE):
+    with pytest.raises(checkpoint.Damaged, match=message) as error:
+        read(path, template)
     assert "\n" not in str(error.value)
 
 
-def rewritten(stem, **changes):
-    path = stem.with_suffix(".safetensors")
-    save_file({**load_file(path), **changes}, path)
-
-
-def test_round_trip(stem):
-    read = checkpoint.load_tree(stem, TREE)
-    assert jax.tree.structure(read) == jax.tree.structure(TREE)
-    for ours, theirs in zip(jax.tree.leaves(read), jax.tree.leaves(TREE), strict=True):
+def test_round_trip(path):
+    found = read(path)
+    assert jax.tree.structure(found) == jax.tree.structure(TREE)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(TREE), strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
         np.testing.assert_array_equal(ours, theirs)
+    with checkpoint.opened(path) as saved:
+        assert saved.description == {"name": "probe"}
 
 
-def test_the_template_may_be_abstract(stem):
-    read = checkpoint.load_tree(stem, jax.eval_shape(lambda: jax.tree.map(jnp.asarray, TREE)))
-    np.testing.assert_array_equal(read["transposed"], TREE["transposed"])
+def test_the_template_may_be_abstract(path):
+    found = read(path, jax.eval_shape(lambda: jax.tree.map(jnp.asarray, TREE)))
+    np.testing.assert_array_equal(found["transposed"], TREE["transposed"])
 
 
-def test_files_are_plain(stem):
-    assert sorted(path.name for path in stem.parent.iterdir()) == [
-        "state.json",
-        "state.safetensors",
+def test_any_program_can_read_the_arrays(path):
+    np.testing.assert_array_equal(load_file(path)["['transposed']"], TREE["transposed"])
+    assert [each.name for each in path.parent.iterdir()] == ["state.safetensors"]
+
+
+def test_the_same_tree_gives_the_same_bytes(path, tmp_path):
+    checkpoint.save_tree(tmp_path / "again", TREE, {"name": "probe"})
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_every_bit_that_flips_is_noticed(path):
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        refused(path, "is damaged|is truncated|was not written by this program")
+
+
+def test_every_byte_that_is_missing_is_noticed(path):
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        refused(path, "is truncated")
+
+
+def test_more_than_was_written(path):
+    path.write_bytes(path.read_bytes() + b"0")
+    refused(path, "is damaged: its arrays are not what was written")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" * 9, b"\0" * 100, b"\xff" * 9])
+def test_a_foreign_file(path, content):
+    path.write_bytes(content)
+    refused(path, "was not written by this program")
+
+
+def test_a_safetensors_file_of_another_program(path):
+    save_file({"weight": np.zeros(3)}, path)
+    refused(path, "was not written by this program, or by a version that wrote less than format")
+
+
+def test_a_directory_in_its_place(tmp_path):
+    refused(tmp_path, "cannot read .*: Is a directory")
+
+
+def test_a_missing_file(path):
+    path.unlink()
+    refused(path, r"there is no state\.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"), [(99, "install the version that"), (3, "train anew"), ("1", "train anew")]
+)
+def test_another_format(path, monkeypatch, written, hint):
+    ours = checkpoint.FORMAT
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", written)
+        checkpoint.save_tree(path, TREE, {})
+    refused(path, f"has format {written!r}; this version reads {ours}: {hint}")
+
+
+def test_another_shape(path):
+    refused(path, r"float32\[2, 3\], not float32\[3, 2\]", {**TREE, "matrix": jnp.zeros((3, 2))})
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64])
+def test_another_dtype(path, dtype):
+    checkpoint.save_tree(path, {**TREE, "count": np.zeros((), dtype)}, {})
+    refused(path, rf"{np.dtype(dtype)}\[\], not int32\[\]")
+
+
+def test_other_names(path):
+    refused(path, "other arrays than expected", {**TREE, "more": jnp.zeros(2)})
+    refused(path, "other arrays than expected", {"matrix": TREE["matrix"]})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite(path, value):
+    checkpoint.save_tree(path, {**TREE, "scalar": jnp.asarray(value)}, {})
+    refused(path, "not finite")
+
+
+def forged(path, head: bytes, payload: bytes = b""):
+    """A file whose checksums are right, as who means harm would write it."""
+    told = {"head": checkpoint.NO_SUM, "arrays": hashlib.sha256(payload).hexdigest()}
+    text = json.dumps({**told, "format": checkpoint.FORMAT, "description": {}})
+    blank = b'{"__metadata__":{"dynasac":' + json.dumps(text).encode() + b"}" + head + b"}"
+    sum_ = hashlib.sha256(blank).hexdigest().encode()
+    whole = blank.replace(checkpoint.NO_SUM.encode(), sum_, 1)
+    path.write_bytes(len(whole).to_bytes(8, "little") + whole + payload)
+
+
+def test_sizes_are_checked_before_anything_is_read(path):
+    """A terabyte that is promised is neither read nor allocated."""
+    entry = {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}
+    forged(path, b",\"['a']\":" + json.dumps(entry).encode())
+    with path.open("ab") as file:
+        file.truncate(2**40)  # which takes no room on the disk
+    refused(path, r"is float32\[274877906944\], not float32\[2\]", {"a": jnp.zeros(2)})
+    with path.open("r+b") as file:
+        file.write((2**63).to_bytes(8, "little"))
+    refused(path, "its head would have 9,223,372,036,854,775,808 bytes")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b',"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}',
+        b',"a":{"dtype":"F32","shape":[2],"data_offsets":[0,800]}',
+        b',"a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}',
+        b',"a":{"dtype":"I8","shape":[8],"data_offsets":[0,8]}',
+        b',"a":{"dtype":"os.system","shape":[2],"data_offsets":[0,8]}',
+        b',"a":{"dtype":["F32"],"shape":[2],"data_offsets":[0,8]}',
+        b',"a":{"dtype":"F32","shape":2,"data_offsets":[0,8]}',
+        b',"a":' + b"[" * 100_000,
+        b',"a":7',
+        b"",
+    ],
+)
+def test_forged_heads(path, head):
+    forged(path, head, b"\0" * 8)
+    refused(path, "is damaged|other arrays than expected", {"['a']": jnp.zeros(2)})
+    refused(path, "is damaged|other arrays than expected", {"a": jnp.zeros(2)})
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    assert checkpoint.numbered(tmp_path / "none") == []
+    for count in range(1, 13):
+        checkpoint.save_numbered(tmp_path, {"a": np.float32(count)}, {"count": count})
+    newest, before = checkpoint.numbered(tmp_path)
+    assert [path.name for path in (newest, before)] == [
+        "state-00000012.safetensors",
+        "state-00000011.safetensors",
     ]
-    assert json.loads(stem.with_suffix(".json").read_text()) == {
-        "format": checkpoint.FORMAT,
-        "name": "probe",
-    }
+    with checkpoint.opened(newest) as saved:
+        assert saved.description == {"count": 12}
 
 
-def test_a_truncated_file(stem):
-    path = stem.with_suffix(".safetensors")
-    path.write_bytes(path.read_bytes()[:-3])
-    refused(stem, r"state\.safetensors is damaged")
-
-
-def test_an_empty_file(stem):
-    stem.with_suffix(".safetensors").write_bytes(b"")
-    refused(stem, r"state\.safetensors is damaged")
+def test_a_file_that_is_replaced_while_it_is_read_stays_itself(path):
+    with checkpoint.opened(path) as saved:
+        checkpoint.save_tree(path, {**TREE, "scalar": jnp.asarray(9.0)}, {"name": "other"})
+        assert saved.tree(TREE)["scalar"] == 2.5
+    assert read(path)["scalar"] == 9.0
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b"[" * 10, b"[" * 100_000, b"1" * 5000]
 )
-def test_damaged_json(stem, content):
-    stem.with_suffix(".json").write_bytes(content)
-    refused(stem, r"state\.json is damaged")
+def test_damaged_json(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"config\.json is damaged"):
+        checkpoint.read_json(tmp_path / "config.json")
 
 
-def test_json_that_is_a_directory(stem):
-    stem.with_suffix(".json").unlink()
-    stem.with_suffix(".json").mkdir()
-    refused(stem, r"cannot read .*state\.json: Is a directory")
-
-
-def test_json_that_is_no_object(stem):
-    stem.with_suffix(".json").write_text("[1]")
-    refused(stem, "does not hold a JSON object")
-
-
-@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
-def test_a_missing_file(stem, suffix):
-    stem.with_suffix(suffix).unlink()
-    refused(stem, rf"there is no state\{suffix}")
-
-
-@pytest.mark.parametrize("written", [99, None, "1"])
-def test_another_format(stem, written):
-    stem.with_suffix(".json").write_text(json.dumps({"format": written}))
-    refused(stem, f"has format {written}; this version reads {checkpoint.FORMAT}")
-
-
-def test_another_shape(stem):
-    refused(stem, r"float32\[2, 3\], not float32\[3, 2\]", {**TREE, "matrix": jnp.zeros((3, 2))})
-
-
-def test_another_dtype(stem):
-    refused(stem, r"int32\[\], not float32\[\]", {**TREE, "count": jnp.zeros(())})
-
-
-def test_other_names(stem):
-    refused(stem, "other arrays than expected", {**TREE, "more": jnp.zeros(2)})
-    refused(stem, "other arrays than expected", {"matrix": TREE["matrix"]})
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_not_finite(stem, value):
-    rewritten(stem, **{"['scalar']": np.array(value, np.float32)})
-    refused(stem, "not finite")
+def test_json_that_is_not_an_object_or_a_file(tmp_path):
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UsageError, match="does not hold a JSON object"):
+        checkpoint.read_json(tmp_path / "list.json")
+    with pytest.raises(UsageError, match=r"cannot read .*: Is a directory"):
+        checkpoint.read_json(tmp_path)
 
 
 def test_writing_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

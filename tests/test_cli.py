@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from conftest import same_run
 
-from dynasac import DynaSAC, UsageError, cli, recording
+from dynasac import DynaSAC, UsageError, checkpoint, cli, recording
 from dynasac.cli.parse import parse
 
 TESTS = Path(__file__).parent
@@ -101,7 +101,7 @@ def test_train_then_evaluate(tmp_path, capsys):
 
     weights = run / "policy" / "policy.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(UsageError, match="is damaged"):
+    with pytest.raises(UsageError, match="is truncated: 5 bytes are missing"):
         cli.run(["evaluate", str(run), "--episodes=2"])
 
 
@@ -303,37 +303,75 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
     assert code == 0, error
     code, _, error = finish(whole)
     assert code == 0, error
-    ours, theirs = (
-        (tmp_path / name / "policy" / "policy.safetensors").read_bytes()
-        for name in ("stopped", "whole")
-    )
-    assert ours == theirs
+    assert same_run(tmp_path / "stopped", tmp_path / "whole")
     assert [row["real_episodes"] for row in rows(tmp_path / "stopped")] == ["0", "1", "2"]
-    resumed, uninterrupted = (
-        load_file(tmp_path / name / "checkpoints" / "state.safetensors")
-        for name in ("stopped", "whole")
-    )
-    for name, array in uninterrupted.items():
-        np.testing.assert_array_equal(resumed[name], array)
 
 
 def test_what_goes_on_with_a_run_is_only_what_was_given():
     def told(*arguments):
         return parse(["train", *arguments])._go_on(Path("my run"))
 
-    begin = "dynasac train Rail-v0 --resume --output 'my run'"
+    begin = "dynasac train --resume --output 'my run'"
     assert told("Rail-v0") == begin
     assert told("Rail-v0", "--real-episodes=3") == begin  # its config.json knows
     given = ["--model=a b.py:C", "--evaluation-episodes=7", "--seed=3", "--preset=seed"]
-    assert told("Rail-v0", *given) == f"{begin} --model 'a b.py:C' --evaluation-episodes 7"
-    again = ["--resume", "--output=my run", "--real-episodes=0"]
-    assert told("Rail-v0", *again) == f"{begin} --real-episodes 0"
+    assert told("Rail-v0", *given) == f"{begin} --model 'a b.py:C'"
+    assert told("own:Rail-v0") == begin.replace("train", "train own:Rail-v0")
+
+
+def test_settings_of_a_run_that_are_changed_are_named(tmp_path):
+    assert cli.run(["train", "Rail-v0", SLIDE, *TINY, "--output=run"]) == 0
+    resume = ["train", "--resume", "--output=run", SLIDE]
+    for changed, told in (
+        (["--seed=4"], "has --seed 0, not 4:"),
+        (["--sac.batch-size=5"], "has --sac.batch-size 8, not 5:"),
+        (["--evaluation-episodes=3", "--adapt=none"], "-episodes 2, not 3; --adapt auto, not none"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            cli.run([*resume, *changed])
+    assert cli.run([*resume, "--real-episodes=1"]) == 0
+    with pytest.raises(UsageError, match=r"has --model .*:Slide, not auto"):
+        cli.run(resume[:-1])
+
+
+def test_what_goes_on_imports_nothing_that_the_run_names(tmp_path):
+    assert cli.run(["train", "Rail-v0", SLIDE, *TINY, "--output=run"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    hostile = {**config, "env_id": "evil:Rail-v0", "model": "evil.py:Evil"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(hostile))
+    with pytest.raises(SystemExit, match="2"):  # the environment has to be named
+        cli.run(["train", "--resume", "--output=run"])
+    with pytest.raises(UsageError, match=r"has --model evil\.py:Evil, not auto"):
+        cli.run(["train", "Rail-v0", "--resume", "--output=run"])
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_gone_on_from(tmp_path, capsys):
+    command = ["train", "Rail-v0", SLIDE, *TINY, "--output"]
+    assert cli.run([*command, "whole", "--real-episodes=2"]) == 0
+    assert cli.run([*command, "run", "--real-episodes=1"]) == 0
+    newest, _ = checkpoint.numbered(tmp_path / "run" / "checkpoints")
+    content = bytearray(newest.read_bytes())
+    content[-9] ^= 1
+    newest.write_bytes(content)
+    assert cli.run(["train", SLIDE, "--resume", "--output=run", "--real-episodes=2"]) == 0
+    said = capsys.readouterr().err
+    assert f"{newest.name} is damaged: its arrays are not what was written; going on from" in said
+    assert (newest.parent / f"{newest.name}.damaged").exists()
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+    for path in checkpoint.numbered(tmp_path / "run" / "checkpoints"):
+        path.write_bytes(b"")
+    with pytest.raises(
+        UsageError, match=r"nothing to go on from: .* is truncated: .*; .* is trunc"
+    ):
+        cli.run(["train", SLIDE, "--resume", "--output=run", "--real-episodes=3"])
 
 
 def test_a_resumed_run_finishes_what_it_was_asked_for(tmp_path, capsys):
     """And no more, whatever the preset has: that of an ensemble has five real episodes."""
-    command = ["train", "Rail-v0", "--model=ensemble", *TINY, "--output=run"]
-    assert cli.run([*command, "--real-episodes=1", "--random-steps=9"]) == 0
+    command = ["train", "--output=run"]
+    given = ["Rail-v0", "--model=ensemble", *TINY, "--real-episodes=1", "--random-steps=9"]
+    assert cli.run([*command, *given]) == 0
     for told in ("summary.json", "metrics.csv"):
         (tmp_path / "run" / told).unlink()  # as if it had been killed
     assert cli.run([*command, "--resume"]) == 0
@@ -440,7 +478,6 @@ def test_training_on_a_log_without_a_real_step(tmp_path, capsys):
 
     (tmp_path / "log.csv").rename(tmp_path / "moved.csv")  # a run goes on without the file
     goes_on = ["train", "Rail-v0", model, "--resume", "--output=run", "--real-episodes=1"]
-    goes_on.append("--evaluation-episodes=2")
     assert cli.run(goes_on) == 0
     assert [row["logged_transitions"] for row in rows(tmp_path / "run")] == ["40", "40"]
     with pytest.raises(UsageError, match=r"is not of the data set moved\.csv: leave it out"):
@@ -462,7 +499,7 @@ def test_a_run_on_a_log_that_was_killed_at_once_needs_the_log_again(tmp_path):
         path.unlink()
     with pytest.raises(UsageError, match=r"name its data set again with --dataset"):
         cli.run([*command, "--resume"])
-    assert cli.run([*command, "--resume", "--evaluation-episodes=2", *PUSHED]) == 0
+    assert cli.run([*command, "--resume", *PUSHED]) == 0
     (row,) = rows(tmp_path / "run")
     assert row["logged_transitions"] == "40"
 

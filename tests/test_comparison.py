@@ -273,7 +273,7 @@ def test_a_directory_belongs_to_one_comparison(tmp_path):
     (tmp_path / "here" / "thesis.txt").touch()
     with pytest.raises(UsageError, match="already holds something"):
         ask(RAIL)
-    assert {path.name for path in (tmp_path / "here").iterdir()} == {"thesis.txt", ".lock"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"thesis.txt"}
 
 
 def test_one_comparison_at_a_time_in_a_directory(tmp_path):

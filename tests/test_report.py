@@ -354,8 +354,8 @@ def test_names_that_look_alike_once_shortened_stay_apart():
         ("metrics.csv", b"\xff\x00\xfe", "metrics.csv is damaged"),
         ("summary.json", None, "Training is still under way or was stopped"),
         ("summary.json", b"[]", "summary.json"),
-        ("policy/policy.json", None, "policy/, which is missing"),
-        ("policy/policy.safetensors", b"short", "is damaged"),
+        ("policy/policy.safetensors", None, "policy/, which is missing"),
+        ("policy/policy.safetensors", b"short", "is damaged: its head"),
     ],
 )
 def test_what_is_missing_or_damaged_is_said_and_the_rest_is_there(tmp_path, file, content, said):

@@ -96,14 +96,17 @@ def test_every_metric_is_defined():
 
 def test_a_resumed_run_appends_and_its_clock_goes_on(run):
     run.append(ROW)
-    again = Run.resume(run.directory)
+    run.close()
+    again = Run(run.directory)
+    again.go_on(rows=1)
     again._earlier_seconds = 50.0
     assert again.wall_seconds >= 50
     again.append({**ROW, "real_episodes": 1})
     again.close()
     assert [row["real_episodes"] for row in read_metrics(run.directory)] == ["0", "1"]
     assert float(read_metrics(run.directory)[1]["wall_seconds"]) >= 50
-    last = Run.resume(run.directory)
+    last = Run(run.directory)
+    last.go_on(rows=2)
     assert last.wall_seconds >= 50
 
 
@@ -111,7 +114,10 @@ def test_an_episode_that_is_trained_again_replaces_its_row(run):
     """Killed between the row and the checkpoint, a resumed run repeats the episode."""
     for count, worth in ((0, -130.5), (1, -120.0)):
         run.append({**ROW, "real_episodes": count, "eval_mean_return": worth})
-    again = Run.resume(run.directory)
+    run.close()
+    again = Run(run.directory)
+    again.go_on(rows=1)
+    assert again.evaluated_at == int(ROW["real_steps"])
     again.append({**ROW, "real_episodes": 1, "eval_mean_return": -119.0})
     again.close()
     rows = read_metrics(run.directory)
@@ -124,7 +130,24 @@ def test_a_run_with_something_in_it_is_not_discarded(run):
     assert len(read_metrics(run.directory)) == 1
 
 
-def test_a_directory_in_use_is_refused(run):
+def test_two_processes_do_not_write_to_one_directory(run):
+    for begin in (Run, lambda directory: Run.create(directory, {})):
+        with pytest.raises(UsageError, match="is being written by another process"):
+            begin(run.directory)
+    run.close()
+    Run(run.directory).close()
+
+
+def test_what_was_left_half_written_is_removed(run):
+    left = run.directory / "checkpoints" / ".state-00000001.safetensors.x1y2.partial"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    run.go_on(rows=0)
+    assert not left.exists()
+
+
+def test_a_directory_that_holds_a_run_is_refused(run):
+    run.close()
     with pytest.raises(UsageError, match=r"already holds something: .*--resume"):
         Run.create(run.directory, {})
 
@@ -139,7 +162,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 
 def test_an_empty_directory_will_do(tmp_path):
-    Run.create(tmp_path, {})
+    Run.create(tmp_path, {}).close()
     assert (tmp_path / "config.json").exists()
 
 

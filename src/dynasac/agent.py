@@ -29,11 +29,13 @@ from .models import (
     own_simulator,
 )
 from .presets import Config
-from .runs import plain
+from .runs import flat, plain
 from .sac import SACState
 from .spaces import Spaces, spaces_of
 from .training import Phase, Task, TrainingState
 from .types import Transition
+
+POLICY, MODEL = "policy.safetensors", "model.safetensors"
 
 
 class Silent:
@@ -263,7 +265,11 @@ class DynaSAC:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write policy, critics, scales and model into the folder `path`: arrays and JSON."""
+        """Write policy, critics, scales and model into the folder `path`.
+
+        The safetensors files are all that `load` reads; the JSON beside each is what its head says,
+        for people.
+        """
         description = {
             "env_id": self.env_id,
             "sizes": _sizes(self.spaces),
@@ -271,11 +277,14 @@ class DynaSAC:
             "model": self.task.model.name if self.task.model else "none",
             "config": plain(self.config),
         }
-        checkpoint.save_tree(Path(path) / "policy", self._policy_tree(), description)
+        folder = Path(path)
+        checkpoint.save_tree(folder / POLICY, self._policy_tree(), description)
+        checkpoint.write_json(folder / "policy.json", description)
         if isinstance(self.model, DynamicsModel):
             adaptation = self.state.adaptation
-            tree = adaptation.model, adaptation.trust
-            checkpoint.save_tree(Path(path) / "model", tree, ladder.described(adaptation))
+            tree, told = (adaptation.model, adaptation.trust), ladder.described(adaptation)
+            checkpoint.save_tree(folder / MODEL, tree, told)
+            checkpoint.write_json(folder / "model.json", told)
 
     @classmethod
     def load(
@@ -294,36 +303,38 @@ class DynaSAC:
         Raises:
             UsageError: the files are missing or damaged, or do not fit the environment.
         """
-        stem = Path(path) / "policy"
-        description = checkpoint.read_json(stem.with_suffix(".json"))
-        config = presets.from_plain(description.get("config", {}))
-        seed = description.get("seed")
-        if not isinstance(seed, int):
-            raise UsageError(f"{stem}.json has the seed {seed!r}, not a number")
-        env = evaluation.make(env) if isinstance(env, str) else env
-        ours = _sizes(spaces_of(env))
-        theirs = description.get("sizes", ours)
-        if theirs != ours:
-            name = env.spec.id if env.spec else type(env.unwrapped).__name__
-            raise UsageError(
-                f"{path} is of {description.get('env_id')!r}, whose observation and action have "
-                f"the sizes {theirs!r}, not of {name}, whose are {ours}: name its own environment"
-            )
-        if model is None:
-            model = _known(env, config, description.get("model"))
-        agent = cls(env, model, config, seed)
-        agent._restore(checkpoint.load_tree(stem, agent._policy_tree()))
-        if (Path(path) / "model.json").exists():
-            agent._restore_model(Path(path) / "model")
+        folder = Path(path)
+        with checkpoint.opened(folder / POLICY) as saved:
+            description = saved.description
+            config = presets.from_plain(description.get("config", {}))
+            seed = description.get("seed")
+            if not isinstance(seed, int):
+                raise UsageError(f"{saved.path} has the seed {seed!r}, not a number")
+            env = evaluation.make(env) if isinstance(env, str) else env
+            ours = _sizes(spaces_of(env))
+            theirs = description.get("sizes", ours)
+            if theirs != ours:
+                name = env.spec.id if env.spec else type(env.unwrapped).__name__
+                raise UsageError(
+                    f"{path} is of {description.get('env_id')!r}, whose observation and action "
+                    f"have the sizes {theirs!r}, not of {name}, whose are {ours}: name its own "
+                    "environment"
+                )
+            if model is None:
+                model = _known(env, config, description.get("model"))
+            agent = cls(env, model, config, seed)
+            agent._restore(saved.tree(agent._policy_tree()))
+        if (folder / MODEL).exists():
+            agent._restore_model(folder / MODEL)
         return agent
 
-    def _restore_model(self, stem: Path) -> None:
-        described = checkpoint.read_json(stem.with_suffix(".json"))
-        if self.task.model is None and described.get("rung") != "ensemble":
-            return  # the caller has not said which model it is that these numbers belong to
-        # what it was adapted to is not there to go on from
-        template = self._template(described)._replace(after_transitions=0)
-        model, trust = checkpoint.load_tree(stem, (template.model, template.trust))
+    def _restore_model(self, path: Path) -> None:
+        with checkpoint.opened(path) as saved:
+            if self.task.model is None and saved.description.get("rung") != "ensemble":
+                return  # the caller has not said which model it is that these numbers belong to
+            # what it was adapted to is not there to go on from
+            template = self._template(saved.description)._replace(after_transitions=0)
+            model, trust = saved.tree((template.model, template.trust))
         self.state = self.state._replace(adaptation=template._replace(model=model, trust=trust))
 
     def _template(self, described: dict[str, Any]) -> Adaptation:
@@ -339,29 +350,52 @@ class DynaSAC:
             "config": plain(self.config),
             "adaptation": ladder.described(self.state.adaptation),
         }
-        checkpoint.save_tree(folder / "state", self._training_tree(), description)
+        checkpoint.save_numbered(folder, self._training_tree(), description)
 
-    def load_checkpoint(self, folder: Path) -> None:
-        """Go back to what `save_checkpoint` wrote for an agent with the same settings.
+    def load_checkpoint(self, folder: Path) -> list[str]:
+        """Go back to what `save_checkpoint` wrote last for an agent with the same settings.
+
+        Returns a sentence for each checkpoint that had to be passed over because it is damaged; it
+        is put aside.
 
         Raises:
-            UsageError: the files are missing or damaged, or the settings differ.
+            UsageError: there is none that is whole, or the settings differ.
         """
-        written = checkpoint.read_json(folder / "state.json")
-        ours = json.loads(json.dumps(plain(self.config)))
-        theirs = written.get("config", {})
-        changed = [
-            name for name in ours if ours[name] != theirs.get(name) and name != "real_episodes"
-        ]
+        damaged: list[checkpoint.Damaged] = []
+        for path in checkpoint.numbered(folder):
+            try:
+                with checkpoint.opened(path) as saved:
+                    self._go_back_to(saved)
+            except checkpoint.Damaged as error:
+                damaged.append(error)
+                continue
+            for passed in checkpoint.numbered(folder)[: len(damaged)]:
+                passed.rename(f"{passed}.damaged")
+            return [f"{error}; going on from {path.name}" for error in damaged]
+        said = "; ".join(map(str, damaged)) or f"{folder} holds no checkpoint of this version"
+        raise UsageError(f"there is nothing to go on from: {said}")
+
+    def _go_back_to(self, saved: checkpoint.SavedTree) -> None:
+        written = saved.description
+        ours, theirs = (
+            flat(json.loads(json.dumps(config)))
+            for config in (plain(self.config), written.get("config", {}))
+        )
+        changed = [n for n in ours if ours[n] != theirs.get(n) and n != "real_episodes"]
         if changed or written.get("seed") != self.seed:
             raise UsageError(
-                f"the run in {folder.parent} has other settings: {', '.join(changed) or 'seed'}"
+                f"{saved.path} is of a run with other settings: {', '.join(changed) or 'seed'}"
             )
+        before = self.state
         adaptation = self._template(written.get("adaptation", {}))
-        self.state = self.state._replace(adaptation=adaptation)
-        policy, earlier, replay, learned, simulated, counts, train_return, learning = (
-            checkpoint.load_tree(folder / "state", self._training_tree())
-        )
+        self.state = before._replace(adaptation=adaptation)
+        try:
+            policy, earlier, replay, learned, simulated, counts, train_return, learning = (
+                saved.tree(self._training_tree())
+            )
+        except checkpoint.Damaged:
+            self.state = before
+            raise
         self._restore(policy)
         model, trust = learned
         self.state = self.state._replace(

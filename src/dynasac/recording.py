@@ -1,6 +1,7 @@
 """A training that leaves a run directory: evaluation, metrics, checkpoints and the summary."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from .models import KNOWN_PHYSICS, DynamicsModel, PhysicsModel, Turned
 from .runs import CompileClock, Run, plain
 from .training import Phase, TrainingState
 
+SAVE_SECONDS = 10.0
+"""of computing that may be lost"""
+
 
 class Interrupted(Exception):
     """Training was stopped by a signal at a point where it can be gone on from."""
@@ -27,36 +31,49 @@ class Interrupted(Exception):
 class Recorder:
     """An observer that evaluates and writes after each real episode, and stops when asked to.
 
-    Where episodes are short it evaluates after at least `evaluate_every` real steps.
+    Where episodes are short it evaluates after at least `evaluate_every` real steps. All that is
+    needed to go on is written as soon as there are new real transitions, and every
+    `SAVE_SECONDS` of computing.
     """
 
     def __init__(self, agent: DynaSAC, run: Run, episodes: int, evaluate_every: int = 0):
         self._agent, self._run, self._episodes = agent, run, episodes
         self._every = evaluate_every
-        self._evaluated_at = 0
+        self._evaluated_at = run.evaluated_at
+        self._saved = agent.state.counts
+        self._saved_at = time.monotonic()
         self.stop = False
         self.last: Evaluation | None = None
 
     def progress(self, state: TrainingState, phase: Phase) -> None:
         self._run.stopwatch.enter(phase)
-        self._run.log_learning(training.learning(state), state.counts.gradient_updates)
+        with self._writing():
+            self._run.log_learning(training.learning(state), state.counts.gradient_updates)
+            learned = state.counts.real_steps > self._saved.real_steps
+            due = time.monotonic() - self._saved_at > SAVE_SECONDS
+            if learned or (due and state.counts != self._saved):
+                self._save_checkpoint()
         if self.stop:
+            self.save()
             raise Interrupted
 
     def episode(self, state: TrainingState) -> bool | None:
-        if self.last is None or state.counts.real_steps - self._evaluated_at >= self._every:
+        at = self._evaluated_at
+        if at is None or state.counts.real_steps - at >= self._every:
             self._evaluate(state)
         else:
             self._run.stopwatch.enter(None)
-            self._run.append(training.metrics(state))
+            with self._writing():
+                self._run.append(training.metrics(state))
         self.save()
 
     def final(self) -> Evaluation:
         """What the policy is worth in the end, whose row of metrics says so too."""
-        if self.last is None:  # there was nothing left to train
-            return self._agent.evaluate(self._episodes)
-        if self._evaluated_at < self._agent.state.counts.real_steps:
+        if self._evaluated_at != self._agent.state.counts.real_steps:
             self._evaluate(self._agent.state)
+        if self.last is None:  # there was nothing left to train
+            self.last = self._agent.evaluate(self._episodes)
+            self.save()
         return self.last
 
     def _evaluate(self, state: TrainingState) -> None:
@@ -68,11 +85,35 @@ class Recorder:
             "eval_mean_return": self.last.mean_return,
             "eval_regret": evaluation.regret(self._agent.env_id, self.last),
         }
-        self._run.append({**training.metrics(state), **measured})
+        with self._writing():
+            self._run.append({**training.metrics(state), **measured})
+
+    def summarise(self, measured: Evaluation, compile_seconds: float) -> None:
+        """Write down what came out."""
+        with self._writing():
+            self._run.write_summary(_summary(self._agent, self._run, measured, compile_seconds))
 
     def save(self) -> None:
+        """Write the policy, then the checkpoint: what is cut off in between is done again."""
+        with self._writing():
+            self._agent.save(self._run.directory / "policy")
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
         self._agent.save_checkpoint(self._run.directory / "checkpoints")
-        self._agent.save(self._run.directory / "policy")
+        self._saved, self._saved_at = self._agent.state.counts, time.monotonic()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            counts, directory = self._saved, self._run.directory
+            raise UsageError(
+                f"cannot write to {directory}: {error.strerror}. The last good state in it is that "
+                f"after {counts.real_steps:,} real steps and {counts.gradient_updates:,} updates: "
+                f"make room and go on with dynasac train --resume --output {directory}"
+            ) from None
 
 
 def record_training(
@@ -106,32 +147,31 @@ def record_training(
                 observer=recorder,
             )
             measured = recorder.final()
-        except Interrupted:
-            recorder.save()
-            raise
+            recorder.summarise(measured, clock.seconds)
         except UsageError:
             run.discard_if_empty()
             raise
         finally:
             run.close()
-    counts = agent.state.counts
-    run.write_summary(
-        {
-            "env_id": agent.env_id,
-            "seed": agent.seed,
-            "real_episodes": counts.real_episodes,
-            "real_steps": counts.real_steps,
-            "logged_transitions": counts.logged_transitions,
-            "synthetic_transitions": counts.synthetic_transitions,
-            "gradient_updates": counts.gradient_updates,
-            "wall_seconds": run.wall_seconds,
-            "compile_seconds": clock.seconds,
-            "phase_seconds": run.stopwatch.seconds,
-            "evaluation": measured.summary(),
-            "model": describe_model(agent),
-        }
-    )
     return measured
+
+
+def _summary(agent: DynaSAC, run: Run, measured: Evaluation, compile_seconds: float) -> dict:
+    counts = agent.state.counts
+    return {
+        "env_id": agent.env_id,
+        "seed": agent.seed,
+        "real_episodes": counts.real_episodes,
+        "real_steps": counts.real_steps,
+        "logged_transitions": counts.logged_transitions,
+        "synthetic_transitions": counts.synthetic_transitions,
+        "gradient_updates": counts.gradient_updates,
+        "wall_seconds": run.wall_seconds,
+        "compile_seconds": compile_seconds,
+        "phase_seconds": run.stopwatch.seconds,
+        "evaluation": measured.summary(),
+        "model": describe_model(agent),
+    }
 
 
 def describe_model(agent: DynaSAC) -> dict:
@@ -163,6 +203,7 @@ def asked_for(
     preset: str,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
+    evaluation_episodes: int = 100,
 ) -> dict:
     """What config.json holds of a training."""
     return {
@@ -170,6 +211,7 @@ def asked_for(
         "model": model,
         "preset": preset,
         "seed": agent.seed,
+        "evaluation_episodes": evaluation_episodes,
         "settings": plain(agent.config),
         "dataset": dataset,
         "columns": None if dataset is None else plain(columns),
@@ -223,15 +265,17 @@ def resume(
     real_episodes: int | None = None,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
-) -> tuple[DynaSAC, Run]:
-    """The agent of a run that was interrupted, as it was at its last checkpoint.
+) -> tuple[DynaSAC, Run, list[str]]:
+    """The agent of a run that was interrupted, as it was at its last whole checkpoint.
+
+    The third of what is returned is a sentence for each checkpoint that is damaged.
 
     Arguments:
         real_episodes: how many there shall be in all; None for what the run was asked for.
         dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
 
     Raises:
-        UsageError: there is nothing to go on from.
+        UsageError: there is nothing to go on from, or another process does.
     """
     asked = read_json(directory / "config.json")
     if asked.get("model") != model:
@@ -244,16 +288,22 @@ def resume(
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
     if dataset not in (None, asked.get("dataset")):
         raise UsageError(f"the run in {directory} is not of the data set {dataset}: leave it out")
-    if (directory / "checkpoints" / "state.json").exists():
-        agent.load_checkpoint(directory / "checkpoints")
-    elif dataset is not None:
-        agent.remember(dataset, columns)
-    elif asked.get("dataset") is not None:
-        raise UsageError(
-            f"the run in {directory} stopped before its first checkpoint: name its data set again "
-            "with --dataset"
-        )
-    return agent, Run.resume(directory)
+    run, folder, said = Run(directory), directory / "checkpoints", []
+    try:
+        if folder.exists() and any(folder.glob("state*")):
+            said = agent.load_checkpoint(folder)
+        elif dataset is not None:
+            agent.remember(dataset, columns)
+        elif asked.get("dataset") is not None:
+            raise UsageError(
+                f"the run in {directory} stopped before its first checkpoint: name its data set "
+                "again with --dataset"
+            )
+    except UsageError:
+        run.close()
+        raise
+    run.go_on(agent.state.counts.planned)
+    return agent, run, said
 
 
 def is_finished(agent: DynaSAC, directory: Path) -> bool:

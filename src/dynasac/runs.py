@@ -3,13 +3,15 @@
 import contextlib
 import csv
 import dataclasses
+import fcntl
 import importlib.metadata
 import io
 import math
+import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,32 @@ class Stopwatch:
         self._phase, self._since = phase, now
 
 
+@contextlib.contextmanager
+def locked(directory: Path, busy: str) -> Iterator[None]:
+    """Keep other processes from writing to a directory, which is made if there is none.
+
+    The kernel lets go however this process ends.
+
+    Raises:
+        UsageError: another process does, as `busy` says, or the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(f"cannot write to {directory}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{directory} {busy}") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 class Run:
-    """One directory that one training writes.
+    """One directory that one training writes, and no other process meanwhile.
 
     config.json      what was asked for, versions included
     metrics.csv      a row for each count of real episodes, 0 included
@@ -81,6 +107,14 @@ class Run:
     """
 
     def __init__(self, directory: Path):
+        """Take hold of a directory.
+
+        Raises:
+            UsageError: another process writes to it, or it cannot be written.
+        """
+        busy = "is being written by another process: wait for it, or choose another --output"
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(locked(directory, busy))
         self.directory = directory
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
@@ -96,28 +130,41 @@ class Run:
         Raises:
             UsageError: there is something in it, or it cannot be written.
         """
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise UsageError(
-                f"{directory} already holds something: choose another --output, or go on with that "
-                "run by --resume"
-            )
+        taken = UsageError(
+            f"{directory} already holds something: choose another --output, or go on with that "
+            "run by --resume"
+        )
+        if directory.exists() and not directory.is_dir():
+            raise taken
+        run = cls(directory)
+        if any(directory.iterdir()):
+            run.close()
+            raise taken
         try:
-            directory.mkdir(parents=True, exist_ok=True)
             checkpoint.write_json(directory / "config.json", {**config, "versions": versions()})
         except OSError as error:
+            run.close()
             raise UsageError(f"cannot write to {directory}: {error.strerror}") from None
-        return cls(directory)
-
-    @classmethod
-    def resume(cls, directory: Path) -> "Run":
-        """Open a directory that holds a run, to append to it."""
-        run = cls(directory)
-        run._rows = read_metrics(directory)
-        if run._rows:
-            last = run._rows[-1]
-            run._earlier_seconds = float(last["wall_seconds"])
-            run.stopwatch = Stopwatch({p: float(last[f"{p}_seconds"]) for p in PHASES})
         return run
+
+    def go_on(self, rows: int) -> None:
+        """Append to the first `rows` rows of metrics.csv; later ones are of work that is lost.
+
+        What a process that was killed left half-written goes too.
+        """
+        for path in self.directory.rglob(f".*{checkpoint.PARTIAL}"):
+            path.unlink()
+        self._rows = read_metrics(self.directory)[:rows]
+        if self._rows:
+            last = self._rows[-1]
+            self._earlier_seconds = float(last["wall_seconds"])
+            self.stopwatch = Stopwatch({p: float(last[f"{p}_seconds"]) for p in PHASES})
+
+    @property
+    def evaluated_at(self) -> int | None:
+        """The real steps that lay behind at the last evaluation, if there was one."""
+        evaluated = [row["real_steps"] for row in self._rows if row.get("eval_mean_return")]
+        return int(evaluated[-1]) if evaluated else None
 
     @property
     def wall_seconds(self) -> float:
@@ -157,8 +204,10 @@ class Run:
             self.directory.rmdir()
 
     def close(self) -> None:
+        """Let go of the directory."""
         if self._writer is not None:
             self._writer.close()
+        self._held.close()
 
     @property
     def _tensorboard(self):

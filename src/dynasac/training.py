@@ -307,6 +307,7 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
     total = config.first_updates if begins else config.updates
     total += _updates_of_logged(task, counts)
     annealing = total if begins else 0
+    observer.progress(state, "plan")
     if not state.counts.phase_updates:
         state = state._replace(earlier=state.sac)
         if adaptation.changed and state.counts.planned:
@@ -314,7 +315,6 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             state = state._replace(sac=sac.create(task.config.sac, task.spaces, int(seed[0])))
     if task.config.adapt == "ensemble" and adaptation.model is None:
         total = 0  # nothing is known yet
-    observer.progress(state, "plan")
     while state.counts.phase_updates < total:
         last = min(state.counts.phase_updates + CHUNK, total)
         state = plan_chunk(task, state, last, annealing)

@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
 import tyro
@@ -18,7 +20,7 @@ from .evaluate import Evaluate
 from .export import Export
 from .record import Record
 from .report import Report
-from .train import Train
+from .train import Train, own
 
 COMMANDS = {
     "evaluate": Evaluate,
@@ -62,14 +64,20 @@ def parse(arguments: list[str]) -> Command:
     first.add_argument("--preset", choices=list(presets.PRESETS), default="default")
     first.add_argument("--model", default="auto")
     first.add_argument("--real-episodes", "--real_episodes", type=int)
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--output", type=Path)
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             chosen, _ = first.parse_known_args(arguments)
         except SystemExit:  # tyro says below what is wrong, better
             chosen = first.parse_args([])
-    settings = presets.preset(chosen.preset, chosen.model)
-    train_defaults = Train(env="", settings=settings, given_episodes=chosen.real_episodes)
-    object.__setattr__(train_defaults, "env", tyro.MISSING)  # which no annotation admits
+    if chosen.resume and chosen.output:
+        usual = own(chosen.output)
+    else:
+        usual = Train(env="", settings=presets.preset(chosen.preset, chosen.model))
+    train_defaults = dataclasses.replace(usual, given_episodes=chosen.real_episodes)
+    if not usual.env:
+        object.__setattr__(train_defaults, "env", tyro.MISSING)  # which no annotation admits
     train = tyro.conf.subcommand("train", default=train_defaults, prefix_name=False)
     others = [
         Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]

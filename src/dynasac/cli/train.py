@@ -5,14 +5,16 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from .. import presets
+from .. import evaluation, presets
+from ..checkpoint import read_json
 from ..datasets import Columns
 from ..errors import UsageError
 from ..presets import Config
+from ..runs import flat, plain
 from .start import configure
 from .words import worth
 
@@ -38,7 +40,7 @@ class Train:
     """run directory; runs/ENV, numbered, if not given"""
     resume: bool = False
     """go on with the run in --output, with its own settings, to the --real-episodes given or its
-    own"""
+    own; ENV and --model are needed only if they are modules or files of your own"""
     evaluation_episodes: int = 100
     """episodes of each evaluation, episode k from reset(seed=10000+k)"""
     settings: Annotated[Config, tyro.conf.arg(name="")] = presets.DEFAULT
@@ -52,13 +54,14 @@ class Train:
         if self.resume and self.output is None:
             raise UsageError("--resume needs --output DIR, the run to go on with")
         configure()
-        from .. import datasets, evaluation, recording, runs
+        from .. import datasets, recording, runs
         from ..agent import DynaSAC
         from ..models import DynamicsModel
 
         if self.resume:
             assert self.output is not None
-            agent, directory = recording.resume(
+            self._refuse_changes(self.output)
+            agent, directory, damaged = recording.resume(
                 self.output,
                 self.env,
                 self.model,
@@ -66,6 +69,8 @@ class Train:
                 self.dataset,
                 self.columns,
             )
+            for sentence in damaged:
+                print(f"dynasac: {sentence}", file=sys.stderr)
             if recording.is_finished(agent, self.output):
                 count = agent.state.counts.real_episodes
                 print(
@@ -80,7 +85,14 @@ class Train:
                 logged = datasets.read(self.dataset, task.spaces, self.columns, task.model)
                 agent.remember(logged.transitions)
                 print(logged.sentence(self.dataset))
-            asked = recording.asked_for(agent, self.model, self.preset, self.dataset, self.columns)
+            asked = recording.asked_for(
+                agent,
+                self.model,
+                self.preset,
+                self.dataset,
+                self.columns,
+                self.evaluation_episodes,
+            )
             directory = runs.Run.create(self.output or _free_directory(agent.env_id), asked)
         try:
             measured = recording.record_training(
@@ -109,15 +121,58 @@ class Train:
 
     def _go_on(self, directory: Path) -> str:
         """The command that goes on with a run that was stopped."""
-        words = ["dynasac", "train", self.env, "--resume", "--output", str(directory)]
-        for option, value, usual in (
-            ("--model", self.model, Train.model),
-            ("--evaluation-episodes", self.evaluation_episodes, Train.evaluation_episodes),
-            ("--real-episodes", self.given_episodes if self.resume else None, None),
-        ):
-            if value != usual:
-                words += [option, str(value)]
+        words = ["dynasac", "train", "--resume", "--output", str(directory)]
+        if ":" in self.env:
+            words.insert(2, self.env)
+        if ":" in self.model:
+            words += ["--model", self.model]
+        if self.resume and self.given_episodes is not None:
+            words += ["--real-episodes", str(self.given_episodes)]
         return shlex.join(words)
+
+    def _refuse_changes(self, directory: Path) -> None:
+        """Say which settings of the run were given anew and differ."""
+        kept, asked = self._fixed(), own(directory)._fixed()
+        changed = [
+            f"--{name.replace('_', '-')} {asked[name]}, not {value}"
+            for name, value in kept.items()
+            if value != asked[name]
+        ]
+        if changed:
+            raise UsageError(
+                f"the run in {directory} has {'; '.join(changed)}: leave that out, or train anew "
+                "in another --output"
+            )
+
+    def _fixed(self) -> dict[str, Any]:
+        """What stays as it is for the whole of a run, by the names of the options."""
+        return {
+            "seed": self.seed,
+            "preset": self.preset,
+            "evaluation_episodes": self.evaluation_episodes,
+            **flat(plain(presets.with_real_episodes(self.settings, 0))),
+        }
+
+
+def own(directory: Path) -> Train:
+    """The command that a run directory comes from, but for what names code of one's own.
+
+    Raises:
+        UsageError: it is no run directory, or damaged.
+    """
+    asked = read_json(directory / "config.json")
+    env, model = asked.get("env_id"), asked.get("model")
+    told = {name: asked.get(name) for name in ("seed", "preset", "evaluation_episodes")}
+    like = Train(env="")
+    for name, value in told.items():
+        if type(value) is not type(getattr(like, name)):
+            raise UsageError(f"{directory / 'config.json'} has the {name} {value!r}")
+    return Train(
+        env=env if isinstance(env, str) and env in evaluation.registered() else "",
+        model=model if model in ("none", "ensemble", "simulator") else like.model,
+        settings=presets.from_plain(asked.get("settings", {})),
+        **told,  # pyright: ignore[reportArgumentType]
+    )
 
 
 def _print_result(agent, measured, regret: float | None, directory) -> None:

@@ -9,7 +9,6 @@ Each training is a process of its own that leaves a run directory, DIR/AGENT/see
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ import jax
 
 from .. import checkpoint
 from ..errors import UsageError
+from ..runs import locked
 from . import agents, display, processes
 from .agents import NAMES, Agent, Design, Job, training_name
 from .processes import THREADS, Child
@@ -75,22 +75,11 @@ def held(output: Path) -> Iterator[None]:
     Raises:
         UsageError: another one does, or `output` holds something else or cannot be written.
     """
-    lock = output / ".lock"
     strange = output.exists() and not (output / "asked.json").exists()
-    if strange and (not output.is_dir() or any(path != lock for path in output.iterdir())):
+    if strange and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} already holds something: choose another --output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except OSError as error:
-        raise UsageError(f"cannot write to {output}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"{output} is in use by another comparison: wait for it, or choose another --output"
-            ) from None
+    busy = "is in use by another comparison: wait for it, or choose another --output"
+    with locked(output, busy):
         yield
 
 

@@ -282,7 +282,7 @@ def _plane(
 ) -> tuple[PhaseMap | None, Text | None]:
     """The maps, or why there are none."""
     named = text(run.asked.get("model"))
-    if not (run.directory / "policy" / "policy.json").exists():
+    if not (run.directory / "policy" / "policy.safetensors").exists():
         return None, Text("Maps of the policy need the folder policy/, which is missing.", "notice")
     own = named.endswith(".py") or ":" in named
     try:
