@@ -101,6 +101,12 @@ class UnlimitedPendulum(Pendulum):
         return observation
 
 
+class HeavyPendulum(Pendulum):
+    """The pendulum as it would be if its bob were heavier by a third."""
+
+    m: float = 4 / 3  # kg
+
+
 class TurnedPendulum(Pendulum):
     """A harmful model: the torque acts the wrong way round."""
 
