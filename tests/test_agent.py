@@ -6,6 +6,7 @@ import inspect
 
 import gymnasium as gym
 import jax
+import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
@@ -265,10 +266,22 @@ def test_a_callback_stops_early_and_learning_goes_on(rail):
     jax.tree.map(np.testing.assert_array_equal, rail.state, whole.state)
 
 
-@pytest.mark.parametrize("answer", [False, np.False_, 0])
+@pytest.mark.parametrize("answer", [False, np.False_])
 def test_one_of_several_callbacks_is_enough_to_stop(rail, answer):
     rail.learn(real_episodes=5, callback=[lambda agent, row: answer, lambda agent, row: True])
     assert rail.state.counts.real_episodes == 0
+
+
+@pytest.mark.parametrize("answer", [0, float("nan"), np.zeros(3), "stop", jnp.zeros(())])
+def test_a_callback_that_returns_what_means_nothing(rail, answer):
+    def peculiar(agent, row):
+        return answer
+
+    message = "callback peculiar returned .*: return True to go on, False to stop"
+    with pytest.raises(UsageError, match=message) as error:
+        rail.learn(real_episodes=1, callback=[peculiar])
+    assert "\n" not in str(error.value)
+    assert rail.state.counts.gradient_updates == 6
 
 
 def test_an_observer_stops_training_with_a_number_of_numpy(rail):

@@ -50,8 +50,8 @@ class Silent:
 
 Callback = Callable[["DynaSAC", dict[str, Any]], bool | None]
 """Called with the agent and a row of metrics, by the names of metrics.csv, once before the first
-real episode and once after each, and after logged transitions that came later. Returning False,
-or anything else but None that is false, stops training."""
+real episode and once after each, and after logged transitions that came later. Returns None or a
+bool, of which False stops training."""
 
 
 class DynaSAC:
@@ -445,8 +445,26 @@ class _Keeper:
     def episode(self, state: TrainingState) -> bool | None:
         self._agent.state = state
         answers = [self._observer.episode(state)]
-        answers += [callback(self._agent, training.metrics(state)) for callback in self._callbacks]
+        answers += [
+            _answer(callback, callback(self._agent, training.metrics(state)))
+            for callback in self._callbacks
+        ]
         return all(answer is None or bool(answer) for answer in answers)
+
+
+def _answer(callback: Callback, answer: object) -> bool | None:
+    """What a callback returned, if it means something.
+
+    Raises:
+        UsageError: it is neither None nor a bool.
+    """
+    if answer is None or isinstance(answer, bool | np.bool_):
+        return None if answer is None else bool(answer)
+    name = getattr(callback, "__name__", type(callback).__name__)
+    said = " ".join(repr(answer).split())[:60]
+    raise UsageError(
+        f"the callback {name} returned {said}: return True to go on, False to stop, or nothing"
+    )
 
 
 def _sizes(spaces: Spaces) -> list[int]:

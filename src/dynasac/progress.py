@@ -102,7 +102,7 @@ class _Bar:
 
     def episode(self, state: TrainingState) -> bool | None:
         counts = state.counts
-        if state.adaptation.sentence:
+        if training.decision(state):
             self._progress.console.print(_decision(state), highlight=False, markup=False)
         to_come = training.updates_to_come(self._task, counts, self._real_episodes)
         self._progress.update(
@@ -130,7 +130,7 @@ class _Lines:
         self._observer.progress(state, phase)
 
     def episode(self, state: TrainingState) -> bool | None:
-        if state.counts.real_episodes or state.adaptation.sentence:
+        if state.counts.real_episodes or training.decision(state):
             self._printed = time.monotonic()
             self._print(_decision(state) + self._far(state))
         return self._observer.episode(state)
@@ -148,5 +148,6 @@ class _Lines:
 
 def _decision(state: TrainingState) -> str:
     """What came of the last real episode, or of logged data."""
-    said = state.adaptation.sentence or f"its return was {state.train_return:.1f}"
-    return f"{_after(state.counts)}: {said}"
+    lived = f"its return was {state.train_return:.1f}" if state.counts.real_episodes else ""
+    said = state.adaptation.sentence or lived, training.setback(state.counts)
+    return f"{_after(state.counts)}: {'; '.join(filter(None, said))}"

@@ -87,13 +87,15 @@ class SACState(eqx.Module):
 
 
 class Metrics(eqx.Module):
-    """What one update looked like; each a mean over its batch."""
+    """What one update looked like; each but the last a mean over its batch."""
 
     critic_loss: Float[Array, ""]
     actor_loss: Float[Array, ""]
     temperature: Float[Array, ""]
     entropy: Float[Array, ""]
     q_value: Float[Array, ""]
+    largest_reward: Float[Array, ""]
+    """the greatest distance from 0 in the batch, in the learner's unit"""
 
 
 def no_metrics() -> Metrics:
@@ -253,6 +255,9 @@ def update(
     )
     actor, actor_moments = _step(state.actor, gradient, state.actor_moments, learning_rate)
 
+    rewards = jnp.where(valid, jnp.abs(batch.reward), 0.0)
+    largest_reward = config.reward_scale * rewards.max()
+
     target_entropy = config.target_entropy * batch.action.shape[-1]
     gradient = jax.grad(temperature_loss)(state.log_temperature, entropy, target_entropy)
     log_temperature, temperature_moments = _step(
@@ -267,7 +272,7 @@ def update(
         critic_moments=critic_moments,
         temperature_moments=temperature_moments,
         averaged_actor=_moved(state.averaged_actor, actor, AVERAGING_RATE),
-    ), Metrics(loss, policy_loss, temperature, entropy, q_value)
+    ), Metrics(loss, policy_loss, temperature, entropy, q_value, largest_reward)
 
 
 def _mean(values: Float[Array, "*any batch"], valid: Bool[Array, " batch"]) -> Array:

@@ -1,5 +1,6 @@
 """The loop of the seed document: collect, adapt, plan, evaluate, record; repeat."""
 
+import dataclasses
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import planning, replay, sac, simulation
+from . import divergence, planning, replay, sac, simulation
 from .adapt import ladder
 from .adapt.explore import wandering
 from .adapt.ladder import Adaptation
@@ -40,6 +41,9 @@ class Counts(NamedTuple):
     """real steps that the last complete phase of planning knew"""
     planned_logged: int = 0
     """logged transitions that it knew"""
+    diverged: int = 0
+    """gradient updates after which the critics diverged and safer settings began; 0: they have
+    not"""
 
     @property
     def real_transitions(self) -> int:
@@ -169,6 +173,13 @@ def train(
     Goes on from `state` until `real_episodes` episodes, or at least `total_timesteps` real steps,
     have been collected in all and planned from. When it is interrupted, the last state that
     `observer` saw is one to go on from, and leads to the same end.
+
+    When the critics diverge, it goes back to the learner from before the phase of planning, or the
+    real episode, and on with safer settings for good (`divergence.safer`).
+
+    Raises:
+        UsageError: the environment or the model returned something that is not a finite number, or
+            the critics diverged again.
     """
 
     def wants_more(counts: Counts) -> bool:
@@ -178,7 +189,8 @@ def train(
 
     while _phase_is_due(state.counts) or wants_more(state.counts):
         if not _phase_is_due(state.counts):
-            state = collect(task, state, observer)
+            collected = collect(_safer(task, state.counts), state, observer)
+            state = _sound(task, state, collected, observer)
         state = adapt(task, state, observer)
         state = plan(task, state, observer)
         if observer.episode(state) is False:
@@ -218,6 +230,8 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         observation = np.array(observation, np.float32)  # environments may reuse their arrays
         draw = jnp.asarray(np.int32(step))
         unit, action = _act(learner, spaces, observation, jnp.asarray(np.bool_(random)), draw, key)
+        if not np.isfinite(action).all():
+            break  # nothing real is moved by a learner that has diverged: `_sound` finds it
         if wander is not None:
             unit = jnp.asarray(wander(observation))
             action = spaces.action.from_unit(unit)
@@ -300,8 +314,13 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
     In a model that has changed a new learner begins: one that has already been through such a phase
     learns worse in the next (Nikishin et al. 2022, "The primacy bias"). Otherwise the old one goes
     on, at the final learning rate. Whichever is better in the model is kept. Logged transitions get
-    the updates that they would have got on the way, had they been collected.
+    the updates that they would have got on the way, had they been collected. When the critics
+    diverge the phase begins again, with safer settings.
+
+    Raises:
+        UsageError: the critics diverged again, or the model's numbers are not finite.
     """
+    given, task = task, _safer(task, state.counts)
     config, adaptation, counts = task.config.planning, state.adaptation, state.counts
     begins = adaptation.changed or not counts.planned
     total = config.first_updates if begins else config.updates
@@ -317,7 +336,14 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
         total = 0  # nothing is known yet
     while state.counts.phase_updates < total:
         last = min(state.counts.phase_updates + CHUNK, total)
-        state = plan_chunk(task, state, last, annealing)
+        further = plan_chunk(task, state, last, annealing)
+        wrong = divergence.found(further.sac, further.learning, state.replay, task.config.sac)
+        if wrong:
+            counts = further.counts._replace(phase_updates=0)
+            good = state._replace(sac=state.earlier, counts=counts)
+            updates = further.counts.gradient_updates
+            return plan(given, _again(task, good, updates, wrong, observer, "plan"), observer)
+        state = further
         observer.progress(state, "plan")
     if total and state.counts.planned:
         state = _better_kept(task, state)
@@ -339,9 +365,6 @@ def plan_chunk(task: Task, state: TrainingState, last: int, annealing: int) -> T
 
     Arguments:
         annealing: updates over which the learning rate falls; 0: it has its final value.
-
-    Raises:
-        UsageError: the critics diverged.
     """
     config, adaptation = task.config.planning, state.adaptation
     first, spaces = state.counts.phase_updates, spaces_at(task, adaptation)
@@ -362,7 +385,9 @@ def plan_chunk(task: Task, state: TrainingState, last: int, annealing: int) -> T
         spaces,
         key,
     )
-    _check_learning(learning, state)
+    # a reward that is rare makes values that outlast the batches without it
+    largest = jnp.maximum(learning.largest_reward, state.learning.largest_reward)
+    learning = dataclasses.replace(learning, largest_reward=largest)
     counts = state.counts
     return state._replace(
         sac=learner,
@@ -464,7 +489,7 @@ def metrics(state: TrainingState) -> dict[str, Any]:
         **{f"error_{rung}": error for rung, error in adaptation.errors.items()},
         "real_fraction": float(adaptation.trust.real_fraction),
         "rollout_steps": int(adaptation.trust.horizon),
-        "decision": adaptation.sentence,
+        "decision": decision(state),
         **{f"parameter_{p.name}": p.after for p in adaptation.parameters},
         **(learning(state) if counts.gradient_updates else {}),
     }
@@ -472,16 +497,87 @@ def metrics(state: TrainingState) -> dict[str, Any]:
 
 def learning(state: TrainingState) -> dict[str, float]:
     """How the last updates went, by name."""
-    return {name: float(value) for name, value in vars(state.learning).items()}
+    values = vars(state.learning)
+    return {name: float(values[name]) for name in values if name != "largest_reward"}
 
 
-def _check_learning(learning: Metrics, state: TrainingState) -> None:
-    if not np.isfinite(np.asarray(learning.critic_loss)):
-        raise UsageError(
-            f"the critics diverged after {state.counts.gradient_updates} updates: check that the "
-            "model's rewards and observations are finite, or lower --sac.learning-rate or "
-            "--sac.reward-scale"
+def decision(state: TrainingState) -> str:
+    """What was decided about the model, and about a learner that diverged; empty if nothing was."""
+    return "; ".join(filter(None, [state.adaptation.sentence, setback(state.counts)]))
+
+
+def setback(counts: Counts) -> str:
+    """What became of a learner that diverged, in words; empty if it has not."""
+    if not counts.diverged:
+        return ""
+    return (
+        f"the critics diverged after {counts.diverged:,} updates: training went back to before and "
+        "goes on with safer settings, a tenth of the learning rate and Huber's loss"
+    )
+
+
+def _safer(task: Task, counts: Counts) -> Task:
+    """The task with the settings to go on with."""
+    if not counts.diverged:
+        return task
+    config = dataclasses.replace(task.config, sac=divergence.safer(task.config.sac))
+    return task._replace(config=config)
+
+
+def _sound(
+    task: Task, before: TrainingState, collected: TrainingState, observer: Observer
+) -> TrainingState:
+    """The state after a real episode, with the learner from before it if that diverged in it."""
+    config, wrong = task.config, None
+    if config.planning.stored_transitions and not divergence.finite(collected.replay):
+        collected = collected._replace(replay=before.replay)
+        wrong = "numbers are not finite"
+    if config.updates_per_real_step and not wrong:
+        wrong = divergence.found(
+            collected.sac,
+            collected.learning,
+            collected.replay,
+            _safer(task, before.counts).config.sac,
         )
+    if not wrong:
+        return collected
+    updates = collected.counts.gradient_updates
+    good = collected._replace(sac=before.sac, learning=before.learning)
+    return _again(task, good, updates, wrong, observer, "collect")
+
+
+def _again(
+    task: Task, good: TrainingState, updates: int, wrong: str, observer: Observer, phase: Phase
+) -> TrainingState:
+    """The last good state, to go on from with safer settings.
+
+    Raises:
+        UsageError: these were the safer ones already, or it is the model's fault.
+    """
+    model, spaces = good.adaptation.model, spaces_at(task, good.adaptation)
+    fault = None
+    if isinstance(model, DynamicsModel):
+        fault = divergence.fault_of(
+            model,
+            good.sac,
+            good.replay,
+            spaces.observation,
+            task.config.planning,
+            spaces,
+            good.adaptation.trust,
+            key_for(task, PLAN, good.counts.planned),
+        )
+    if fault or good.counts.diverged:
+        observer.progress(good, phase)
+    if fault:
+        raise UsageError(f"{fault}; found in planning, after {updates:,} gradient updates")
+    if good.counts.diverged:
+        raise UsageError(
+            f"the critics diverged again after {updates:,} updates, with safer settings too "
+            f"({wrong}): lower --sac.learning-rate or --sac.reward-scale, and look whether all "
+            "rewards and observations are as large as they should be"
+        )
+    return good._replace(counts=good.counts._replace(diverged=updates))
 
 
 @eqx.filter_jit
