@@ -5,6 +5,7 @@ import re
 import sys
 import warnings
 
+import equinox as eqx
 import gymnasium as gym
 import jax.numpy as jnp
 import minari
@@ -443,6 +444,9 @@ def test_transitions_are_taken_as_they_are():
     [
         ({"action": np.float32([[2.0], [0.0]])}, r"transition 0: action_0 is 4, but .* -2 to 2"),
         ({"reward": np.float32([0.0, np.nan])}, r"transition 1: reward is no finite number"),
+        ({"observation": np.float32([[0], [np.inf]])}, r"transition 1: observation_0 is no finite"),
+        ({"next_observation": np.float32([[np.nan], [0]])}, r"transition 0: next_observation_0 is"),
+        ({"action": np.float32([[np.nan], [0]])}, r"transition 0: action_0 is no finite number"),
     ],
 )
 def test_transitions_that_are_refused(changes, message):
@@ -450,6 +454,21 @@ def test_transitions_that_are_refused(changes, message):
         datasets.check_rows(transitions(**changes), RAIL)
     with pytest.raises(UsageError, match=r"observation has shape \(2, 1\), not \(rows, 3\)"):
         datasets.check_rows(transitions(), PENDULUM)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("reward", np.zeros(2, complex), "reward is complex128, not real numbers"),
+        ("observation", np.array([["a"], ["b"]]), "observation is <U1, not real numbers"),
+        ("terminated", np.array([0.0, np.nan]), "terminated is float64, not bool"),
+        ("reward", np.zeros(3), r"observation has shape"),
+    ],
+)
+def test_transitions_of_another_kind_are_refused(field, value, message):
+    other = eqx.tree_at(lambda rows: getattr(rows, field), transitions(), value)
+    with pytest.raises(UsageError, match=message):
+        datasets.check_rows(other, RAIL)
 
 
 def test_the_known_rewards_are_those_of_the_environment(tmp_path):

@@ -251,6 +251,66 @@ class RawVectorReward(probes.Raw):
         return dataclasses.replace(super().step(observation, action, key), reward=jnp.zeros(2))
 
 
+def raw_kind(changes):
+    """A model that overwrites fields of its steps."""
+
+    class RawKind(probes.Raw):
+        def step(self, observation, action, key):
+            found = super().step(observation, action, key)
+            for field, value in changes.items():  # as the tests' type checker would not let it
+                found = eqx.tree_at(lambda step, name=field: getattr(step, name), found, value)
+            return found
+
+    return RawKind()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": jnp.zeros((), jnp.int32)}, r"reward is int32: write jnp\.asarray\(reward, jnp"),
+        ({"reward": jnp.zeros((), jnp.complex64)}, r"reward is complex64"),
+        ({"reward": jnp.zeros((), jnp.float16)}, r"reward is float16"),
+        ({"reward": jnp.zeros((1,))}, r"reward has shape \(1,\), not that of a single number"),
+        ({"next_observation": jnp.zeros(2, jnp.int32)}, r"next_observation is int32"),
+        ({"next_observation": jnp.zeros(2, jnp.complex64)}, r"next_observation is complex64"),
+        ({"terminated": jnp.zeros(())}, r"terminated is float32: .*terminated, jnp\.bool\)"),
+    ],
+)
+def test_the_contract_names_the_field_of_another_kind_of_number(changes, message):
+    with pytest.raises(UsageError, match=r"RawKind\.step returns a ModelStep whose " + message):
+        check_contract(raw_kind(changes), 2, 2)
+
+
+def test_numbers_of_double_precision_are_named():
+    with jax.enable_x64(True):
+        observed = jnp.zeros(2, jnp.float32)
+        changes = {"next_observation": observed, "reward": jnp.zeros((), jnp.float64)}
+        with pytest.raises(UsageError, match="reward is float64"):
+            check_contract(raw_kind(changes), 2, 2)
+
+
+class ComplexReward(Good):
+    def reward(self, state, action, next_state):
+        return jnp.sqrt(state[0] + 0j)
+
+
+class ComplexTransition(Good):
+    def transition(self, state, action):
+        return jnp.sqrt(state + 0j)
+
+
+class CountedReward(Good):
+    def reward(self, state, action, next_state):
+        return jnp.ones((), jnp.int32)
+
+
+def test_physics_is_converted_to_the_learners_kind_of_number():
+    check_contract(CountedReward(), 2, 1)
+    for model in (ComplexReward(), ComplexTransition()):
+        with pytest.raises(UsageError, match=r"(reward|transition) returns complex64: .*jnp\.real"):
+            check_contract(model, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -77,7 +77,9 @@ def test_a_simulator_that_breaks_is_refused():
     model = Rail()
     start = simulation.create(model, SPACES, CONFIG, 100, 0)
     model.broken = True
-    with pytest.raises(UsageError, match="no step of Rail gives finite numbers"):
+    with pytest.raises(
+        UsageError, match="no step of Rail gives finite numbers: look at its rewards"
+    ):
         advanced(model, 10, start)
 
 

@@ -130,7 +130,8 @@ def check_rows(transitions: Transition, spaces: Spaces) -> Transition:
     """Transitions of the learner's units as NumPy arrays, if they are an environment's.
 
     Raises:
-        UsageError: a shape is another, or a number is not finite or an action not in [-1, 1].
+        UsageError: a shape or kind of number is another, or a number is not finite or an action not
+            in [-1, 1].
     """
     rows = np.shape(transitions.reward)
     sizes = {
@@ -146,6 +147,9 @@ def check_rows(transitions: Transition, spaces: Spaces) -> Transition:
         if len(rows) != 1 or value.shape != (*rows, *size):
             wanted = ", ".join(["rows", *map(str, size)])
             raise UsageError(f"the transitions' {field} has shape {value.shape}, not ({wanted})")
+        kind, kinds = ("bool", "b") if field == "terminated" else ("real numbers", "fiu")
+        if value.dtype.kind not in kinds:
+            raise UsageError(f"the transitions' {field} is {value.dtype}, not {kind}")
         fields[field] = value
     unit, low, high = fields["action"], spaces.action.low, spaces.action.high
     centre, half = (np.asarray(high) + low) / 2, (np.asarray(high) - low) / 2

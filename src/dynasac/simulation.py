@@ -94,7 +94,7 @@ def follow(
         UsageError: no step of any episode is finite.
     """
     memory, states, observations, ages = simulation
-    kept = 0
+    kept, broken = 0, set()
     for step in range(steps):
         unit, action = act(step, observations)
         result = model.step(states, np.asarray(action))
@@ -104,6 +104,7 @@ def follow(
             & np.isfinite(result.rewards)
         )
         kept += int(finite.sum())
+        broken |= {field for field in NUMBERS if not np.isfinite(getattr(result, field)).all()}
         rows = Transition(
             observation=jnp.asarray(observations),
             action=jnp.asarray(unit),
@@ -118,9 +119,15 @@ def follow(
             states[over], observations[over] = model.reset(len(over), rng)
             ages[over] = 0
     if not kept:
-        raise UsageError(f"no step of {model.name} gives finite numbers")
+        raise UsageError(
+            f"no step of {model.name} gives finite numbers: look at its "
+            f"{' and '.join(sorted(broken))}"
+        )
     return Simulation(memory, states, observations, ages)
 
+
+NUMBERS = ("states", "observations", "rewards")
+"""fields of a `HostStep`"""
 
 EXPLORATION = 0.1
 """share of actions in simulated episodes that are uniform, not the policy's"""

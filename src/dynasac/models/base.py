@@ -130,7 +130,7 @@ def as_arrays(model: DynamicsModel) -> DynamicsModel:
 
 
 def check_contract(model: DynamicsModel, observation_size: int, action_size: int) -> None:
-    """Trace every method of a model once, without running it, and compare the shapes.
+    """Trace every method of a model once, without running it; compare shapes and kinds of number.
 
     Raises:
         UsageError: naming the method, what it returned and what to write instead.
@@ -156,16 +156,45 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
         _expect(model, "transition", (state, action), state.shape)
         _expect(model, "reward", (state, action, state), ())
         _expect(model, "terminal", (state,), ())
+        for method, arguments in (
+            ("initial", (key,)),
+            ("observation", (state,)),
+            ("transition", (state, action)),
+            ("reward", (state, action, state)),
+        ):
+            _is_real(f"{name}.{method}", _traced(model, method, *arguments))
     _expect(model, "initial_observation", (key,), (observation_size,))
     _expect(model, "project", (observation,), (observation_size,))
     step = _traced(model, "step", observation, action, key)
     if not isinstance(step, ModelStep):
         raise UsageError(f"{name}.step must return a ModelStep, not {type(step).__name__}")
     _has_shape(model, "step", step.next_observation, (observation_size,))
+    for field, kind in (
+        ("next_observation", jnp.float32),
+        ("reward", jnp.float32),
+        ("terminated", jnp.bool_),
+    ):
+        found = getattr(step, field)
+        said = f"{name}.step returns a ModelStep whose {field}"
+        if field != "next_observation" and jnp.shape(found) != ():
+            raise UsageError(f"{said} has shape {jnp.shape(found)}, not that of a single number")
+        if jnp.result_type(found) != kind:
+            raise UsageError(
+                f"{said} is {jnp.result_type(found)}: write jnp.asarray({field}, "
+                f"jnp.{jnp.dtype(kind).name})"
+            )
 
 
 def _expect(model: DynamicsModel, method: str, arguments, shape: tuple[int, ...], hint="") -> None:
     _has_shape(model, method, _traced(model, method, *arguments), shape, hint)
+
+
+def _is_real(method: str, result) -> None:
+    """Integers and double precision are converted; what has an imaginary part cannot be."""
+    if jnp.issubdtype(jnp.result_type(result), jnp.complexfloating):
+        raise UsageError(
+            f"{method} returns {jnp.result_type(result)}: take what is real of it, as with jnp.real"
+        )
 
 
 def _traced(model: DynamicsModel, method: str, *arguments):
