@@ -1,6 +1,15 @@
 """Real environments as they are: interrupted, failing, hanging and returning what they must not."""
 
 import dataclasses
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import ClassVar
 
 import gymnasium as gym
 import jax
@@ -9,8 +18,10 @@ import probes
 import pytest
 from conftest import SMALL
 
-from dynasac import DynaSAC, StartWeights, UsageError, evaluation
+from dynasac import DynaSAC, StartWeights, UsageError, border, evaluation
 from dynasac.agent import Silent
+from dynasac.cli.words import worth
+from dynasac.presets import from_plain
 
 
 def stored(agent):
@@ -262,11 +273,17 @@ def test_a_reset_that_returns_what_it_must_not(told, change):
     assert "(real episode 1, reset)" in str(error.value)
 
 
-def test_a_reset_that_takes_no_seed():
+def test_a_reset_that_takes_no_seed_or_options():
     class Old(Rail):
         def reset(self):
             return super().reset()
 
+    class Half(Rail):
+        def reset(self, *, seed=None):
+            return super().reset(seed=seed)
+
+    with pytest.raises(UsageError, match=r"reset takes no options \(real episode 1, reset\)"):
+        DynaSAC(made(Half()), "none", SMALL).learn(real_episodes=1)
     with pytest.raises(
         UsageError, match=r"reset takes no seed \(real episode 1, reset\): write def"
     ):
@@ -441,7 +458,194 @@ def test_an_observer_that_fails_is_no_failure_of_the_environment():
     assert agent.state.counts.failures == 0
 
 
-@pytest.mark.parametrize("given", [{"env_retries": -1}, {"checkpoint_every_steps": -1}])
-def test_settings_that_make_no_sense(given):
-    with pytest.raises(UsageError, match=r"--(env-retries|checkpoint-every-steps) -1: must be"):
+class Brief(Rail):
+    """Over at its first step, wherever it begins."""
+
+    def step(self, action):
+        observation, reward, *_ = super().step(action)
+        return observation, reward, True, False, {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_episodes_that_end_at_once(way):
+    model, config = WAYS[way]
+    agent = DynaSAC(made(Brief()), model, config).learn(real_episodes=4)
+    counts = agent.state.counts
+    assert (counts.real_episodes, counts.real_steps, counts.episode_steps) == (4, 4, 0)
+    assert stored(agent).terminated.all()
+    found = evaluation.evaluate(lambda o: np.zeros_like(o), Brief, 3, 10)
+    assert len(found.returns) == 3
+    stopped = DynaSAC(made(Brief()), model, config)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.learn(real_episodes=4, observer=StopAt(2, 1))
+    same(stopped.learn(real_episodes=4).state, agent.state)
+
+
+def test_evaluation_tells_of_seeds_that_are_ignored():
+    class Shuffled(Rail):
+        begun = 0
+
+        def reset(self, *, seed=None, options=None):
+            Shuffled.begun += 1
+            return super().reset(seed=Shuffled.begun)
+
+    zeros = lambda observations: np.zeros_like(observations)  # noqa: E731
+    found = evaluation.evaluate(zeros, Shuffled, 2, 5)
+    assert found.unseeded.startswith("two resets with the same seed began differently")
+    assert found.unseeded in worth("Shuffled-v0", found, None).splitlines()[1]
+    seeded = evaluation.evaluate(zeros, Rail, 2, 5)
+    assert seeded.unseeded == ""
+    assert "\n" not in worth("Rail-v0", seeded, None)
+
+
+class Hanging(Rail):
+    """The first of them that gets to its fourth step never answers; tells of all threads."""
+
+    hung = 0
+    threads: ClassVar[list[str]] = []
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.threads.append(threading.current_thread().name)
+        self.time += 1
+        if self.time == 4 and not Hanging.hung:
+            Hanging.hung += 1
+            threading.Event().wait()
+        return super().step(action)
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    monkeypatch.setattr(Hanging, "hung", 0)
+    monkeypatch.setattr(Hanging, "threads", [])
+    gym.register("Hanging-v0", entry_point=Hanging, max_episode_steps=10)
+    yield "Hanging-v0"
+    del gym.registry["Hanging-v0"]
+
+
+LIMITED = dataclasses.replace(SMALL, updates_per_real_step=0, step_seconds=1.0)
+
+
+def test_an_environment_that_hangs_is_made_anew(hanging):
+    config = dataclasses.replace(LIMITED, env_retries=1)
+    agent = DynaSAC(hanging, "none", config).learn(real_episodes=2)
+    counts = agent.state.counts
+    assert (counts.real_episodes, counts.real_steps) == (2, 23)
+    first, second = Hanging.threads[:4], Hanging.threads[4:]
+    assert len(set(first)) == len(set(second)) == 1
+    assert {*first, *second}.isdisjoint({"MainThread"})
+    assert first[0] != second[0]
+
+
+def test_an_environment_that_hangs_is_told_of_and_can_be_gone_on_with(hanging):
+    agent = DynaSAC(hanging, "none", LIMITED)
+    with pytest.raises(UsageError) as error:
+        agent.learn(real_episodes=1)
+    assert str(error.value) == (
+        "the environment failed (real episode 1, step 3): TimeoutError: no answer within 1 s"
+    )
+    assert len(stored(agent).reward) == 3
+    assert agent.learn(real_episodes=1).state.counts.real_steps == 13
+
+
+def test_an_environment_that_hangs_and_cannot_be_made_anew(hanging):
+    agent = DynaSAC(made(Hanging()), "none", dataclasses.replace(LIMITED, env_retries=9))
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"within 1 s and cannot be made anew: make it by"):
+            agent.learn(real_episodes=1)
+    assert len(stored(agent).reward) == 3
+    assert agent.state.counts.failures == 2
+
+
+def test_a_limit_changes_nothing_else():
+    free = DynaSAC(made(Rail()), "none", SMALL).learn(real_episodes=1)
+    limited = dataclasses.replace(SMALL, step_seconds=60.0)
+    same(DynaSAC(made(Rail()), "none", limited).learn(real_episodes=1).state, free.state)
+    with pytest.raises(UsageError, match="RuntimeError: the cable"):
+        DynaSAC(made(Failing(4)), "none", limited).learn(real_episodes=1)
+    with pytest.raises(KeyboardInterrupt):
+        DynaSAC(made(Failing(4, error=KeyboardInterrupt())), "none", limited).learn(real_episodes=1)
+
+
+def test_threads_are_there_for_a_limit_alone_and_end_with_the_environment():
+    def ours():
+        return [t for t in threading.enumerate() if t.name.endswith("(_serve)")]
+
+    gc.collect()
+    before = len(ours())
+    agent = DynaSAC(made(Rail()), "none", SMALL).learn(real_episodes=1)
+    assert len(ours()) == before
+    agent = DynaSAC(made(Rail()), "none", LIMITED).learn(real_episodes=1)
+    (thread,) = ours()[before:]
+    del agent
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_an_answer_that_comes_late_is_not_the_next_ones():
+    class Slow(Rail):
+        def reset(self, *, seed=None, options=None):
+            self.time = 0
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            self.time += 1
+            if self.time == 1:
+                main = threading.main_thread().ident
+                signal.pthread_kill(main, signal.SIGINT)  # which interrupts the wait for us
+                time.sleep(0.3)
+            return np.full(1, self.time / 10, np.float32), float(self.time), False, False, {}
+
+    env = border.Timed(Slow(), 60.0)
+    border.reset(env, 0, "here")
+    with pytest.raises(KeyboardInterrupt):
+        border.step(env, np.zeros(1), "here")
+    assert border.step(env, np.zeros(1), "here").reward == 2
+
+
+def test_an_environment_that_hangs_does_not_hold_up_the_end_of_the_program():
+    program = """
+import threading, probes
+from dynasac import border
+class Stuck(probes.Clock):
+    def step(self, action):
+        threading.Event().wait()
+env = border.Timed(Stuck(), 0.1)
+border.reset(env, 0, "here")
+try:
+    border.step(env, None, "here")
+except border.Unusable:
+    print("told")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert ran.stdout == "told\n", ran.stderr
+    assert ran.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"env_retries": -1}, "--env-retries -1: must be at least 0"),
+        ({"checkpoint_every_steps": -1}, "--checkpoint-every-steps -1: must be at least 0"),
+        ({"step_seconds": 0.0}, "--step-seconds 0.0: must be more than 0"),
+    ],
+)
+def test_settings_that_make_no_sense(given, told):
+    with pytest.raises(UsageError, match=told):
         DynaSAC(Rail(), "none", dataclasses.replace(SMALL, **given))
+
+
+def test_settings_are_read_as_they_were_written():
+    for config in (SMALL, LIMITED, dataclasses.replace(KEPT, env_retries=3)):
+        assert from_plain(json.loads(json.dumps(dataclasses.asdict(config)))) == config

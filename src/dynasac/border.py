@@ -1,15 +1,25 @@
 """Where the real environment is called: what it returns is checked and copied, and it may fail."""
 
+import functools
+import queue
+import threading
+import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from .errors import UsageError, one_line
 
 
 class Failure(UsageError):
     """An environment raised an error or returned what it must not; another reset may help."""
+
+
+class Unusable(Failure):
+    """Another reset cannot help."""
 
 
 class Arrival(NamedTuple):
@@ -37,12 +47,13 @@ def reset(env: gym.Env, seed: int, where: str) -> np.ndarray:
     except Failure:
         raise
     except TypeError as error:
-        if "unexpected keyword argument 'seed'" not in str(error):
-            raise _raised(error, where) from error
-        raise Failure(
-            f"the environment's reset takes no seed ({where}): write "
-            "def reset(self, *, seed=None, options=None)"
-        ) from error
+        for name in ("seed", "options"):
+            if f"unexpected keyword argument '{name}'" in str(error):
+                raise Failure(
+                    f"the environment's reset takes no {name} ({where}): write "
+                    "def reset(self, *, seed=None, options=None)"
+                ) from error
+        raise _raised(error, where) from error
     except Exception as error:
         raise _raised(error, where) from error
     observation, _ = _parts(found, 2, "(observation, info)", where)
@@ -134,3 +145,68 @@ def _flag(name: str, value: Any, where: str) -> bool:
             "True or False"
         )
     return bool(flag.item())
+
+
+def timed(env: gym.Env, seconds: float | None) -> gym.Env:
+    """The environment itself, or `Timed` where there is a limit."""
+    return env if seconds is None else Timed(env, seconds)
+
+
+class Timed(gym.Wrapper):
+    """An environment whose resets and steps fail where they take longer than `seconds`.
+
+    They run in one thread of their own, since nothing else ends a call that hangs. After it the
+    environment cannot be used again: the next reset makes another from its spec, in another thread.
+    """
+
+    def __init__(self, env: gym.Env, seconds: float):
+        super().__init__(env)
+        self._seconds = seconds
+        self._calls: queue.SimpleQueue | None = None
+        self._hung = False
+
+    def reset(self, **given: Any) -> Any:
+        if self._hung:
+            spec = self._spec_to_make()
+            self.env = self._within(None, gym.make, spec, disable_env_checker=True)
+            self._hung = False
+        return self._within(self._seconds, self.env.reset, **given)
+
+    def step(self, action: np.ndarray) -> Any:
+        return self._within(self._seconds, self.env.step, action)
+
+    def _within(self, seconds: float | None, call: Callable, *given: Any, **named: Any) -> Any:
+        if self._calls is None:
+            self._calls = calls = queue.SimpleQueue()
+            # at exit Python waits for all threads but daemons
+            threading.Thread(target=_serve, args=(calls,), daemon=True).start()
+            weakref.finalize(self, calls.put, None)
+        # of this call alone: an interrupted one may answer late
+        answer: queue.SimpleQueue = queue.SimpleQueue()
+        self._calls.put((functools.partial(call, *given, **named), answer))
+        try:
+            found, error = answer.get(timeout=seconds)
+        except queue.Empty:
+            self._hung, self._calls = True, None
+            self._spec_to_make()
+            raise TimeoutError(f"no answer within {self._seconds:g} s") from None
+        if error is not None:
+            raise error
+        return found
+
+    def _spec_to_make(self) -> EnvSpec:
+        if self.env.spec is None:
+            raise Unusable(
+                f"the environment did not answer within {self._seconds:g} s and cannot be made "
+                "anew: make it by gymnasium.make, or raise --step-seconds"
+            )
+        return self.env.spec
+
+
+def _serve(calls: queue.SimpleQueue) -> None:
+    """Make one call after another, until None is among them."""
+    for call, answer in iter(calls.get, None):
+        try:
+            answer.put((call(), None))
+        except BaseException as error:
+            answer.put((None, error))

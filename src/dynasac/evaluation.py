@@ -33,6 +33,8 @@ class Evaluation:
     """the undiscounted return of each episode"""
     beyond: str = ""
     """the first observation that lay outside of the environment's own bounds, in words"""
+    unseeded: str = ""
+    """that the same seed led to different beginnings, in words"""
 
     @property
     def mean_return(self) -> float:
@@ -70,9 +72,11 @@ def evaluate(
     alive = np.ones(episodes, bool)
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(make_env())) for _ in range(episodes)]
+        earlier = border.reset(envs[0], first_seed, "episode 0")
         observations = np.stack(
             [border.reset(env, first_seed + k, f"episode {k}") for k, env in enumerate(envs)]
         )
+        unseeded = "" if (earlier == observations[0]).all() else UNSEEDED
         for step in range(episode_steps):
             actions = policy(observations)
             observations = observations.copy()  # the policy may not have looked at them yet
@@ -84,7 +88,13 @@ def evaluate(
             beyond = beyond or _beyond(observations, envs[0].observation_space)
             if not alive.any():
                 break
-    return Evaluation(first_seed, tuple(returns.tolist()), beyond)
+    return Evaluation(first_seed, tuple(returns.tolist()), beyond, unseeded)
+
+
+UNSEEDED = (
+    "two resets with the same seed began differently: episodes cannot be repeated, so policies are "
+    "not compared on the same ones; draw what is random from self.np_random, as Gymnasium does"
+)
 
 
 def _beyond(observations: np.ndarray, space: gym.Space) -> str:

@@ -33,6 +33,9 @@ class Config:
     count"""
     env_retries: int = 0
     """times that an episode which the environment fails in is begun again"""
+    step_seconds: float | None = None
+    """longest that one reset or step of the environment may take while episodes are collected; one
+    that takes longer fails, and the environment is made anew for the next"""
     checkpoint_every_steps: int = 0
     """real steps after which what was collected of an episode is kept too; 0: whole episodes"""
 
@@ -161,6 +164,7 @@ def check(config: Config) -> None:
         if not 0 <= value <= 1:
             raise UsageError(f"--{name} {value}: must be from 0 to 1")
     positive = {
+        "step-seconds": 1.0 if config.step_seconds is None else config.step_seconds,
         "sac.learning-rate": learner.learning_rate,
         "sac.final-learning-rate": learner.final_learning_rate,
         "sac.initial-temperature": learner.initial_temperature,

@@ -228,12 +228,12 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
                 elif steps % 10 == 1:
                     observer.progress(kept, "collect")
             return _complete(task, state)
-        except border.Failure:
+        except border.Failure as error:
             counts = state.counts
             counts = counts._replace(episode_steps=0, failures=counts.failures + 1)
             state = kept = state._replace(counts=counts)
             observer.progress(kept, "collect")
-            if failed == task.config.env_retries:
+            if failed == task.config.env_retries or isinstance(error, border.Unusable):
                 raise
             failed += 1
 
@@ -349,7 +349,7 @@ def _check_spaces(task: Task, where: str) -> None:
             for bound, other in ((ours.low, theirs.low), (ours.high, theirs.high))
         )
         if not same or now.bounded != then.bounded:
-            raise border.Failure(
+            raise border.Unusable(
                 f"the environment's {name} is not what training began with ({where}): spaces must "
                 "stay as they are"
             )
