@@ -6,7 +6,7 @@ import probes
 import pytest
 
 from dynasac import Evaluation, UsageError
-from dynasac.evaluation import FIRST_SEED, check_step, environments, evaluate, make, regret
+from dynasac.evaluation import FIRST_SEED, environments, evaluate, make, regret
 
 
 def nothing(observations):
@@ -83,13 +83,6 @@ def test_at_least_one_episode():
 def test_what_is_not_finite_is_refused(env_id, message):
     with pytest.raises(UsageError, match=message):
         evaluate(nothing, lambda: make(env_id), 2, 10)
-
-
-def test_check_step_lets_numbers_through():
-    check_step(np.zeros(3), 1.0, "here")
-    check_step(np.zeros(3), np.float32(-1e6), "here")
-    with pytest.raises(UsageError, match="here"):
-        check_step(np.array([0.0, np.nan]), 0.0, "here")
 
 
 def test_unknown_environments_get_near_matches():

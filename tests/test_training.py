@@ -220,7 +220,7 @@ def test_an_environment_that_returns_what_is_not_finite(env_id, message):
     agent = DynaSAC(env_id, "none", SMALL)
     with pytest.raises(UsageError, match=message):
         agent.learn(real_episodes=1)
-    assert int(agent.state.replay.size) == 0
+    assert int(agent.state.replay.size) == 2
 
 
 def test_a_model_that_returns_nan_is_an_error():

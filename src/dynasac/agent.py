@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import checkpoint, datasets, evaluation, planning, presets, sac, simulation, training
+from . import border, checkpoint, datasets, evaluation, planning, presets, sac, simulation, training
 from .adapt import ladder
 from .adapt.ladder import Adaptation
 from .datasets import USUAL_NAMES, Columns
@@ -105,7 +105,8 @@ class DynaSAC:
         elif given is not None:
             spaces = simulation.visited_box(given, spaces, seed)
         self.seed = seed
-        self.task = Task(self.env, spaces, given, self.config, seed)
+        env = border.timed(self.env, self.config.step_seconds)
+        self.task = Task(env, spaces, given, self.config, seed)
         self.state: TrainingState = training.initial(self.task)
         self._samples = 0
 

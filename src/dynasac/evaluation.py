@@ -8,6 +8,7 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from . import border
 from .errors import UsageError, one_line
 
 OPTIMAL_RETURN = {"Pendulum-v1": -125.9, "MountainCarContinuous-v0": 99.64}
@@ -32,6 +33,8 @@ class Evaluation:
     """the undiscounted return of each episode"""
     beyond: str = ""
     """the first observation that lay outside of the environment's own bounds, in words"""
+    unseeded: str = ""
+    """that the same seed led to different beginnings, in words"""
 
     @property
     def mean_return(self) -> float:
@@ -61,7 +64,7 @@ def evaluate(
     """Run `episodes` episodes side by side, so that the policy sees batches, and add up rewards.
 
     Raises:
-        UsageError: the environment returned something that is not a finite number.
+        UsageError: the environment failed, or returned what it must not.
     """
     if episodes < 1:
         raise UsageError(f"{episodes} evaluation episodes: ask for at least 1")
@@ -69,20 +72,29 @@ def evaluate(
     alive = np.ones(episodes, bool)
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(make_env())) for _ in range(episodes)]
-        seeded = [env.reset(seed=first_seed + k)[0] for k, env in enumerate(envs)]
-        observations = np.stack(seeded).astype(np.float32)
+        earlier = border.reset(envs[0], first_seed, "episode 0")
+        observations = np.stack(
+            [border.reset(env, first_seed + k, f"episode {k}") for k, env in enumerate(envs)]
+        )
+        unseeded = "" if (earlier == observations[0]).all() else UNSEEDED
         for step in range(episode_steps):
             actions = policy(observations)
+            observations = observations.copy()  # the policy may not have looked at them yet
             for k in np.flatnonzero(alive):
-                observation, reward, terminated, truncated, _ = envs[k].step(actions[k])
-                check_step(observation, reward, f"episode {k}, step {step}")
-                observations[k] = observation
-                returns[k] += float(reward)
-                alive[k] = not (terminated or truncated)
+                found = border.step(envs[k], actions[k], f"episode {k}, step {step}")
+                observations[k] = found.observation
+                returns[k] += found.reward
+                alive[k] = not (found.terminated or found.truncated)
             beyond = beyond or _beyond(observations, envs[0].observation_space)
             if not alive.any():
                 break
-    return Evaluation(first_seed, tuple(returns.tolist()), beyond)
+    return Evaluation(first_seed, tuple(returns.tolist()), beyond, unseeded)
+
+
+UNSEEDED = (
+    "two resets with the same seed began differently: episodes cannot be repeated, so policies are "
+    "not compared on the same ones; draw what is random from self.np_random, as Gymnasium does"
+)
 
 
 def _beyond(observations: np.ndarray, space: gym.Space) -> str:
@@ -118,32 +130,16 @@ def episode(policy: Policy, env: gym.Env, episode_steps: int, seed: int) -> Iter
     """One episode from `reset(seed=seed)`, a step at a time, so that `env` can be looked at.
 
     Raises:
-        UsageError: the environment returned something that is not a finite number.
+        UsageError: the environment failed, or returned what it must not.
     """
-    observation = np.array(env.reset(seed=seed)[0], np.float32)
+    observation = border.reset(env, seed, f"episode from seed {seed}")
     for step in range(episode_steps):
         action = policy(observation[None])[0]
-        following, reward, terminated, truncated, _ = env.step(action)
-        check_step(following, reward, f"episode from seed {seed}, step {step}")
-        following = np.array(following, np.float32)  # environments may reuse their arrays
-        yield Step(observation, action, float(reward), following)
-        if terminated or truncated:
+        found = border.step(env, action, f"episode from seed {seed}, step {step}")
+        yield Step(observation, action, found.reward, found.observation)
+        if found.terminated or found.truncated:
             return
-        observation = following
-
-
-def check_step(observation: np.ndarray, reward: object, where: str) -> None:
-    """Stop NaN and infinity at the border.
-
-    Raises:
-        UsageError: naming the field and the step.
-    """
-    if not np.isfinite(observation).all():
-        raise UsageError(
-            f"the environment returned a non-finite observation ({where}): {observation}"
-        )
-    if not np.isfinite(reward):  # type: ignore[arg-type]
-        raise UsageError(f"the environment returned the reward {reward} ({where})")
+        observation = found.observation
 
 
 def regret(env_id: str, evaluation: Evaluation) -> float | None:

@@ -31,6 +31,13 @@ class Config:
     random_steps: int = 0
     """real steps with uniform actions, and no updates, before the policy takes over; logged ones
     count"""
+    env_retries: int = 0
+    """times that an episode which the environment fails in is begun again"""
+    step_seconds: float | None = None
+    """longest that one reset or step of the environment may take while episodes are collected; one
+    that takes longer fails, and the environment is made anew for the next"""
+    checkpoint_every_steps: int = 0
+    """real steps after which what was collected of an episode is kept too; 0: whole episodes"""
 
 
 MODEL_FREE_SAC = SACConfig(
@@ -131,6 +138,8 @@ def check(config: Config) -> None:
         "replay-capacity": (config.replay_capacity, 1),
         "updates-per-real-step": (config.updates_per_real_step, 0),
         "random-steps": (config.random_steps, 0),
+        "env-retries": (config.env_retries, 0),
+        "checkpoint-every-steps": (config.checkpoint_every_steps, 0),
         "planning.first-updates": (planning.first_updates, 0),
         "planning.updates": (planning.updates, 0),
         "planning.horizon": (planning.horizon, 1),
@@ -155,6 +164,7 @@ def check(config: Config) -> None:
         if not 0 <= value <= 1:
             raise UsageError(f"--{name} {value}: must be from 0 to 1")
     positive = {
+        "step-seconds": 1.0 if config.step_seconds is None else config.step_seconds,
         "sac.learning-rate": learner.learning_rate,
         "sac.final-learning-rate": learner.final_learning_rate,
         "sac.initial-temperature": learner.initial_temperature,

@@ -1,6 +1,7 @@
 """The loop of the seed document: collect, adapt, plan, evaluate, record; repeat."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -9,18 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import divergence, planning, replay, sac, simulation
+from . import border, divergence, planning, replay, sac, simulation
 from .adapt import ladder
 from .adapt.explore import wandering
 from .adapt.ladder import Adaptation
 from .errors import UsageError
-from .evaluation import check_step
 from .models import DynamicsModel, HostModel
 from .presets import Config
 from .replay import ReplayState
 from .sac import Metrics, SACState
 from .simulation import Simulation
-from .spaces import Spaces
+from .spaces import Spaces, spaces_of
 from .types import Transition
 
 
@@ -44,6 +44,10 @@ class Counts(NamedTuple):
     diverged: int = 0
     """gradient updates after which the critics diverged and safer settings began; 0: they have
     not"""
+    episode_steps: int = 0
+    """real steps already collected of the real episode under way"""
+    failures: int = 0
+    """times that the environment failed in the real episode under way"""
 
     @property
     def real_transitions(self) -> int:
@@ -66,7 +70,8 @@ class TrainingState(NamedTuple):
     """where the model runs on the host: the episodes in it"""
     counts: Counts = Counts()
     train_return: float = 0.0
-    """return of the last real episode; 0 before the first"""
+    """return of the last real episode, or of what there is of the one under way; 0 before the
+    first"""
 
 
 class Task(NamedTuple):
@@ -104,13 +109,13 @@ COLLECT, PLAN, STORE, SIMULATE = range(4)
 """what a stream of random numbers is for"""
 
 
-def key_for(task: Task, purpose: int, count: int) -> jax.Array:
+def key_for(task: Task, purpose: int, count: int, attempt: int = 0) -> jax.Array:
     """The random key of the `count`-th use of a purpose: nothing but the seed and counts decide.
 
-    Of XLA's own generator, which is faster than JAX's default on CPUs. Made on the host: there is
-    nothing to compile then.
+    A use that failed is tried again with the key of another attempt. Of XLA's own generator, which
+    is faster than JAX's default on CPUs. Made on the host: there is nothing to compile then.
     """
-    words = np.random.SeedSequence((task.seed, purpose, count)).generate_state(4)
+    words = np.random.SeedSequence((task.seed, purpose, count, attempt)).generate_state(4)
     return jax.random.wrap_key_data(jnp.asarray(words), impl="rbg")
 
 
@@ -141,6 +146,8 @@ def initial(task: Task) -> TrainingState:
 def remember(task: Task, state: TrainingState, transitions: Transition) -> TrainingState:
     """Take logged transitions in as real experience; planning from them is due then.
 
+    A real episode that is under way ends with them.
+
     Arguments:
         transitions: along one leading axis in the order of time, as `datasets` gives them.
 
@@ -154,6 +161,8 @@ def remember(task: Task, state: TrainingState, transitions: Transition) -> Train
             f"{rows:,} logged transitions are more than the replay has room for: "
             f"--replay-capacity {held + rows + to_come} keeps all of them"
         )
+    if state.counts.episode_steps:
+        state = _complete(task, state)
     counts = state.counts
     return state._replace(
         replay=replay.add(state.replay, jax.tree.map(jnp.asarray, transitions)),
@@ -185,7 +194,7 @@ def train(
     def wants_more(counts: Counts) -> bool:
         if real_episodes is not None:
             return counts.real_episodes < real_episodes
-        return counts.real_steps < (total_timesteps or 0)
+        return counts.real_steps - counts.episode_steps < (total_timesteps or 0)
 
     while _phase_is_due(state.counts) or wants_more(state.counts):
         if not _phase_is_due(state.counts):
@@ -200,6 +209,8 @@ def train(
 
 def _phase_is_due(counts: Counts) -> bool:
     """Whether the beginning, or what is known of reality since, is not planned from to the end."""
+    if counts.episode_steps:
+        return False
     known = counts.real_steps, counts.logged_transitions
     return not counts.planned or known != (counts.planned_steps, counts.planned_logged)
 
@@ -207,45 +218,90 @@ def _phase_is_due(counts: Counts) -> bool:
 def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
     """One real episode into the replay, with model-free updates on the way.
 
+    An episode that is under way in `state` is gone on with, if the environment gets to the same
+    observations and rewards by the same actions. Where it does not, as real systems do not, the
+    episode ends where it was.
+
+    Where the environment fails, what was collected stays, and the episode is begun again as often
+    as `env_retries` says; `observer` has seen it when the error is raised.
+
     Raises:
-        UsageError: the environment returned something that is not a finite number.
+        UsageError: the environment failed, or returned what it must not.
     """
     observer.progress(state, "collect")
-    config, counts, learning = task.config, state.counts, state.learning
+    kept, failed, every = state, 0, task.config.checkpoint_every_steps
+    while True:
+        try:
+            for after in _episode(task, state):
+                state, steps = after, after.counts.episode_steps
+                if every and steps % every == 0:
+                    kept = _copied(state)
+                    observer.progress(kept, "collect")
+                elif steps % 10 == 1:
+                    observer.progress(kept, "collect")
+            return _complete(task, state)
+        except border.Failure as error:
+            counts = state.counts
+            counts = counts._replace(episode_steps=0, failures=counts.failures + 1)
+            state = kept = state._replace(counts=counts)
+            observer.progress(kept, "collect")
+            if failed == task.config.env_retries or isinstance(error, border.Unusable):
+                raise
+            failed += 1
+
+
+def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
+    """A real episode, or the rest of it: the state after each of its steps.
+
+    The replay of a state that was yielded is given away when the next is asked for.
+
+    Raises:
+        border.Failure: the last state that was yielded holds all that was collected.
+    """
+    config, counts = task.config, state.counts
     spaces = spaces_at(task, state.adaptation)
-    key = key_for(task, COLLECT, counts.real_episodes)
-    learner = state.sac
-    memory = jax.tree.map(jnp.copy, state.replay)  # its buffers are given away row by row below
-    env_seed = np.random.SeedSequence((task.seed, counts.real_episodes)).generate_state(1)
-    observation, _ = task.env.reset(seed=int(env_seed[0]))
+    attempt = counts.real_episodes, counts.failures
+    key = key_for(task, COLLECT, *attempt)
     wander = None
     if config.adapt == "ensemble" and state.adaptation.model is None:
         # nothing is known yet; noise at every step would cancel itself. Episodes that were over too
         # soon to learn from call for weaker actions
-        rng = np.random.default_rng((task.seed, COLLECT, counts.real_episodes))
+        rng = np.random.default_rng((task.seed, COLLECT, *attempt))
         wander = wandering(rng, spaces, strength=0.5**counts.real_episodes)
-    total = 0.0
-    for step in range(task.spaces.episode_steps):
+    where = f"real episode {counts.real_episodes + 1}"
+    env_seed = np.random.SeedSequence((task.seed, *attempt)).generate_state(1)
+    observation = border.reset(task.env, int(env_seed[0]), where)
+    _check_spaces(task, where)
+    if counts.episode_steps:
+        rows = _rows_under_way(state)
+        if not rows or not _same(observation[None], rows[0].observation):
+            return
+        for step, row in enumerate(rows):
+            unit = np.asarray(row.action[0])
+            if wander is not None:
+                wander(observation)
+            arrival = border.step(task.env, _played(unit, spaces), f"{where}, step {step}")
+            if not _same(_row(observation, unit, arrival), row):
+                return
+            if arrival.terminated or arrival.truncated:
+                return
+            observation = arrival.observation
+    else:
+        state = state._replace(train_return=0.0)
+    state = _copied(state)  # the replay's buffers are given away row by row below
+    for step in range(counts.episode_steps, task.spaces.episode_steps):
+        counts, learner, learning = state.counts, state.sac, state.learning
         random = counts.real_transitions < config.random_steps
-        observation = np.array(observation, np.float32)  # environments may reuse their arrays
-        draw = jnp.asarray(np.int32(step))
-        unit, action = _act(learner, spaces, observation, jnp.asarray(np.bool_(random)), draw, key)
-        if not np.isfinite(action).all():
-            break  # nothing real is moved by a learner that has diverged: `_sound` finds it
-        if wander is not None:
-            unit = jnp.asarray(wander(observation))
-            action = spaces.action.from_unit(unit)
-        following, reward, terminated, truncated, _ = task.env.step(np.asarray(action))
-        check_step(following, reward, f"real episode {counts.real_episodes + 1}, step {step}")
-        row = Transition(
-            observation=_row(observation),
-            action=_row(unit),
-            reward=_row(reward),
-            next_observation=_row(following),
-            terminated=jnp.asarray(np.array([terminated], bool)),
-        )
-        memory = _remember(memory, row)
-        counts = counts._replace(real_steps=counts.real_steps + 1)
+        if wander is None:
+            draw, uniform = jnp.asarray(np.int32(step)), jnp.asarray(np.bool_(random))
+            unit = np.asarray(_act(learner, spaces, observation, uniform, draw, key))
+            if not np.isfinite(unit).all():
+                break  # nothing real is moved by a learner that has diverged: `_sound` finds it
+        else:
+            unit = wander(observation)
+        arrival = border.step(task.env, _played(unit, spaces), f"{where}, step {step}")
+        memory = _remember(state.replay, _row(observation, unit, arrival))
+        counts = counts._replace(real_steps=counts.real_steps + 1, episode_steps=step + 1)
         if config.updates_per_real_step and not random:
             last = counts.gradient_updates + config.updates_per_real_step
             learner, learning, _ = planning.plan(
@@ -261,27 +317,95 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
                 key,
             )
             counts = counts._replace(gradient_updates=last)
-        total += float(reward)
-        observation = following
-        if step % 10 == 0:
-            observer.progress(state, "collect")
-        if terminated or truncated:
-            break
-    counts = counts._replace(real_episodes=counts.real_episodes + 1)
-    state = state._replace(
-        sac=learner, replay=memory, counts=counts, train_return=total, learning=learning
-    )
-    model = state.adaptation.model
-    if config.planning.stored_transitions and isinstance(model, DynamicsModel):
-        store_key = key_for(task, STORE, counts.real_episodes)
-        trust = state.adaptation.trust
-        memory, stored = planning.store_synthetic(
-            learner, model, memory, config.planning, spaces, trust, store_key
+        state = state._replace(
+            sac=learner,
+            replay=memory,
+            counts=counts,
+            train_return=state.train_return + arrival.reward,
+            learning=learning,
         )
-        synthetic = counts.synthetic_transitions + int(stored)
-        counts = counts._replace(synthetic_transitions=synthetic)
-        state = state._replace(replay=memory, counts=counts)
-    return state
+        yield state
+        if arrival.terminated or arrival.truncated:
+            return
+        observation = arrival.observation
+
+
+def _complete(task: Task, state: TrainingState) -> TrainingState:
+    """The real episode under way is over; what is imagined from there is stored, if asked for."""
+    counts = state.counts
+    counts = counts._replace(real_episodes=counts.real_episodes + 1, episode_steps=0, failures=0)
+    state, model = state._replace(counts=counts), state.adaptation.model
+    if not task.config.planning.stored_transitions or not isinstance(model, DynamicsModel):
+        return state
+    memory, stored = planning.store_synthetic(
+        state.sac,
+        model,
+        state.replay,
+        task.config.planning,
+        spaces_at(task, state.adaptation),
+        state.adaptation.trust,
+        key_for(task, STORE, counts.real_episodes),
+    )
+    synthetic = counts.synthetic_transitions + int(stored)
+    return state._replace(replay=memory, counts=counts._replace(synthetic_transitions=synthetic))
+
+
+def _check_spaces(task: Task, where: str) -> None:
+    """Refuse spaces that are not those which training began with."""
+    now, then = spaces_of(task.env), task.spaces
+    measured = ~np.array(then.bounded)  # which the environment says nothing about
+    for name, ours, theirs, free in (
+        ("observation_space", then.observation, now.observation, measured),
+        ("action_space", then.action, now.action, False),
+    ):
+        same = ours.size == theirs.size and all(
+            (free | np.isclose(bound, other)).all()
+            for bound, other in ((ours.low, theirs.low), (ours.high, theirs.high))
+        )
+        if not same or now.bounded != then.bounded:
+            raise border.Unusable(
+                f"the environment's {name} is not what training began with ({where}): spaces must "
+                "stay as they are"
+            )
+
+
+def _copied(state: TrainingState) -> TrainingState:
+    """With a replay of its own."""
+    return state._replace(replay=jax.tree.map(jnp.copy, state.replay))
+
+
+def _row(observation: np.ndarray, unit: np.ndarray, arrival: border.Arrival) -> Transition:
+    """What the replay holds of a step: a batch of one, in memory of its own."""
+    return Transition(
+        observation=jnp.array(observation[None]),
+        action=jnp.array(unit[None]),
+        reward=jnp.array(np.array([arrival.reward], np.float32)),
+        next_observation=jnp.array(arrival.observation[None]),
+        terminated=jnp.array(np.array([arrival.terminated])),
+    )
+
+
+def _rows_under_way(state: TrainingState) -> list[Transition]:
+    """The rows of the episode under way, one by one; none if the replay has lost some of them."""
+    memory, steps = state.replay, state.counts.episode_steps
+    if steps > memory.capacity:
+        return []
+    held = jax.tree.map(np.asarray, memory.transitions)
+    at = (int(memory.position) - steps + np.arange(steps)) % memory.capacity
+    return [jax.tree.map(lambda ring, k=k: ring[k : k + 1], held) for k in at]
+
+
+def _same(ours, theirs) -> bool:
+    """Whether two pytrees of arrays hold the same bits."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def _played(unit: np.ndarray, spaces: Spaces) -> np.ndarray:
+    """The environment's action for one in [-1, 1], the same bits whenever it is asked for."""
+    low, high = np.asarray(spaces.action.low), np.asarray(spaces.action.high)
+    action = (high + low) / 2 + (high - low) / 2 * unit
+    return np.clip(action, low, high)  # what rounding has put outside
 
 
 def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
@@ -466,12 +590,12 @@ def updates_to_come(task: Task, counts: Counts, real_episodes: int) -> int:
     planned, config = task.config.planning, task.config
     episodes = max(0, real_episodes - counts.real_episodes)
     again = planned.updates if config.adapt == "none" else planned.first_updates
-    collected = task.spaces.episode_steps * config.updates_per_real_step
+    steps = max(0, episodes * task.spaces.episode_steps - counts.episode_steps)
     due = 0
     if _phase_is_due(counts):
         due = again if counts.planned else planned.first_updates
         due = max(0, due + _updates_of_logged(task, counts) - counts.phase_updates)
-    return due + episodes * (again + collected)
+    return due + episodes * again + steps * config.updates_per_real_step
 
 
 def metrics(state: TrainingState) -> dict[str, Any]:
@@ -582,19 +706,14 @@ def _again(
 
 @eqx.filter_jit
 def _act(learner: SACState, spaces: Spaces, observation, random, draw, key):
-    """A stochastic action, in the learner's unit and in the environment's."""
+    """A stochastic action in [-1, 1]."""
     policy_key, uniform_key = jax.random.split(jax.random.fold_in(key, draw))
     noise = jax.random.normal(policy_key, (spaces.action.size,))
     unit, _ = learner.actor.sample(spaces.observation.to_unit(observation), noise)
-    unit = jnp.where(random, jax.random.uniform(uniform_key, unit.shape, minval=-1.0), unit)
-    return unit, spaces.action.from_unit(unit)
+    return jnp.where(random, jax.random.uniform(uniform_key, unit.shape, minval=-1.0), unit)
 
 
 _remember = eqx.filter_jit(replay.add, donate="all")
-
-
-def _row(value) -> jax.Array:
-    return jnp.asarray(np.asarray(value, np.float32)[None])
 
 
 def _span(first: int, last: int, total: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import border
 from ..errors import UsageError
-from ..evaluation import check_step
 from ..models import DynamicsModel, as_arrays
 from ..spaces import Spaces
 from ..types import Transition
@@ -26,7 +26,7 @@ def explore(
     is going, which swings pendulums over and cars up hills.
 
     Raises:
-        UsageError: the environment returned something that is not a finite number.
+        UsageError: the environment failed, or returned what it must not.
     """
     if steps < 1:
         raise UsageError(f"{steps} steps in the environment: ask for at least 1")
@@ -40,16 +40,14 @@ def explore(
             behaviour, left = next(turns), LONGEST_TURN
         if ended:
             episode_seed = np.random.SeedSequence((seed, 1, episode)).generate_state(1)
-            reset, _ = env.reset(seed=int(episode_seed[0]))
-            observation = np.array(reset, np.float32)  # environments may reuse their arrays
+            observation = border.reset(env, int(episode_seed[0]), f"exploring, step {step}")
             episode += 1
         unit = behaviour(observation)
         action = np.asarray(spaces.action.from_unit(jnp.asarray(unit)))
-        following, reward, terminated, truncated, _ = env.step(action)
-        check_step(following, reward, f"exploring, step {step}")
-        following = np.array(following, np.float32)
-        rows.append((observation, unit, np.float32(reward), following, bool(terminated)))
-        observation, ended, left = following, bool(terminated or truncated), left - 1
+        found = border.step(env, action, f"exploring, step {step}")
+        reward = np.float32(found.reward)
+        rows.append((observation, unit, reward, found.observation, found.terminated))
+        observation, ended, left = found.observation, found.terminated or found.truncated, left - 1
     return Transition(*(jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)))
 
 
