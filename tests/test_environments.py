@@ -149,6 +149,18 @@ def test_an_episode_is_interrupted_more_than_once():
     same(agent.state, whole.state)
 
 
+def test_an_episode_is_gone_on_with_from_a_checkpoint(tmp_path):
+    model, config = WAYS["model-free"]
+    whole = DynaSAC(made(Rail()), model, config).learn(real_episodes=2)
+    agent = DynaSAC(made(Rail()), model, config)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(real_episodes=2, observer=StopAt(1, 6))
+    agent.save_checkpoint(tmp_path / "checkpoints")
+    fresh = DynaSAC(made(Rail()), model, config)
+    fresh.load_checkpoint(tmp_path / "checkpoints")
+    same(fresh.learn(real_episodes=2).state, whole.state)
+
+
 def test_what_is_kept_of_an_episode_does_not_change_any_more():
     class Keep(Silent):
         def __init__(self):

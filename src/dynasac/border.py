@@ -165,6 +165,10 @@ class Timed(gym.Wrapper):
         self._calls: queue.SimpleQueue | None = None
         self._hung = False
 
+    @property
+    def spec(self) -> EnvSpec | None:
+        return self.env.spec
+
     def reset(self, **given: Any) -> Any:
         if self._hung:
             spec = self._spec_to_make()

@@ -375,13 +375,16 @@ def _copied(state: TrainingState) -> TrainingState:
 
 
 def _row(observation: np.ndarray, unit: np.ndarray, arrival: border.Arrival) -> Transition:
-    """What the replay holds of a step: a batch of one, in memory of its own."""
+    """What the replay holds of a step: a batch of one.
+
+    It may be in the same memory as the arguments, which nobody writes into (`border`).
+    """
     return Transition(
-        observation=jnp.array(observation[None]),
-        action=jnp.array(unit[None]),
-        reward=jnp.array(np.array([arrival.reward], np.float32)),
-        next_observation=jnp.array(arrival.observation[None]),
-        terminated=jnp.array(np.array([arrival.terminated])),
+        observation=jnp.asarray(observation[None]),
+        action=jnp.asarray(unit[None]),
+        reward=jnp.asarray(np.array([arrival.reward], np.float32)),
+        next_observation=jnp.asarray(arrival.observation[None]),
+        terminated=jnp.asarray(np.array([arrival.terminated])),
     )
 
 
@@ -713,7 +716,7 @@ def _act(learner: SACState, spaces: Spaces, observation, random, draw, key):
     return jnp.where(random, jax.random.uniform(uniform_key, unit.shape, minval=-1.0), unit)
 
 
-_remember = eqx.filter_jit(replay.add, donate="all")
+_remember = jax.jit(replay.add, donate_argnums=0)
 
 
 def _span(first: int, last: int, total: int) -> tuple[jax.Array, jax.Array, jax.Array]:
