@@ -171,6 +171,7 @@ def asked_for(
         "preset": preset,
         "seed": agent.seed,
         "settings": plain(agent.config),
+        "memory": {**agent.memory._asdict(), "total": agent.memory.total},
         "dataset": dataset,
         "columns": None if dataset is None else plain(columns),
     }
