@@ -201,7 +201,7 @@ def test_a_policy_that_asks_for_too_much_is_refused_before_anything_is_allocated
         tracemalloc.stop()
     assert "\n" not in str(error.value)
     assert peak < 5e6
-    assert time.perf_counter() - before < 1
+    assert time.perf_counter() - before < 5  # it takes 50 ms, where nobody else computes
 
 
 def test_a_run_that_asks_for_too_much_is_not_gone_on_with(tmp_path):
