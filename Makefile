@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test sb3 check docs bench clean
+.PHONY: demo test sb3 check audit docs bench clean
 
 demo: $(VENV)/demo.installed  ## train on Pendulum-v1 and say what came out
 	$(BIN)/dynasac train Pendulum-v1
@@ -22,6 +22,9 @@ check: $(VENV)/test.installed  ## style, types and the direction of imports
 
 docs: $(VENV)/test.installed  ## the documentation, in build/docs; its notebooks run, warnings are errors
 	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs build/docs
+
+audit: $(VENV)/audit.installed  ## known vulnerabilities in the versions of constraints.txt
+	$(BIN)/python .ci/audit.py $(BIN)/pip-audit
 
 sb3: $(VENV)/sb3.installed  ## stable-baselines3, whose tests are skipped without it (it needs PyTorch)
 
@@ -44,6 +47,10 @@ $(VENV)/demo.installed: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/test.installed: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/audit.installed: $(BIN)/python constraints.txt
+	$(PIP) pip-audit
 	@touch $@
 
 $(VENV)/sb3.installed: $(BIN)/python pyproject.toml constraints.txt

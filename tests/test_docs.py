@@ -17,7 +17,7 @@ from dynasac.cli.parse import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in (ROOT / "README.md", *DOCS.rglob("*.md")))
+PAGES = sorted(path for path in (ROOT / "README.md", ROOT / "SECURITY.md", *DOCS.rglob("*.md")))
 FENCE = re.compile(r"^```(\S*).*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]*)\)")
 

@@ -13,7 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import border, checkpoint, datasets, evaluation, planning, presets, sac, simulation, training
+from . import (
+    border,
+    checkpoint,
+    datasets,
+    evaluation,
+    memory,
+    planning,
+    presets,
+    sac,
+    simulation,
+    training,
+)
 from .adapt import ladder
 from .adapt.ladder import Adaptation
 from .datasets import USUAL_NAMES, Columns
@@ -72,7 +83,8 @@ class DynaSAC:
         seed: decides everything random; equal seeds give equal bytes on one machine.
 
     Raises:
-        UsageError: something about the environment, model or settings is wrong; in one line.
+        UsageError: something about the environment, model or settings is wrong, or they need more
+            memory than there is (`memory`); in one line.
     """
 
     def __init__(
@@ -100,6 +112,8 @@ class DynaSAC:
         self.config = dataclasses.replace(self.config, sac=learner, planning=planned)
         if not 0 <= seed < 2**31:
             raise UsageError(f"--seed {seed}: from 0 to {2**31 - 1}")
+        self.memory = memory.needed(self.config, memory.sizes_of(spaces, given))
+        memory.check(self.memory, memory.available())
         if isinstance(given, DynamicsModel):
             spaces = planning.visited_box(given, spaces, seed)
         elif given is not None:

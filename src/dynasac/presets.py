@@ -6,6 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 from .adapt.ladder import Asked
 from .errors import UsageError
+from .models import ensemble
 from .models.ensemble import EnsembleConfig
 from .planning import PlanningConfig, StartWeights
 from .sac import SACConfig
@@ -180,6 +181,7 @@ def check(config: Config) -> None:
         raise UsageError(f"--planning.starts.* {weights}: weights of at least 0, not all of them 0")
     if not learner.hidden or min(learner.hidden) < 1:
         raise UsageError(f"--sac.hidden {learner.hidden}: one number of units for each layer")
+    ensemble.check(config.ensemble)
     if planning.horizon > learner.batch_size:
         raise UsageError(
             f"--planning.horizon {planning.horizon}: at most the batch of {learner.batch_size}"

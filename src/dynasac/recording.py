@@ -213,6 +213,7 @@ def asked_for(
         "seed": agent.seed,
         "evaluation_episodes": evaluation_episodes,
         "settings": plain(agent.config),
+        "memory": {**agent.memory._asdict(), "total": agent.memory.total},
         "dataset": dataset,
         "columns": None if dataset is None else plain(columns),
     }

@@ -144,7 +144,7 @@ def create(inputs: int, targets: int, config: EnsembleConfig, seed: int) -> Ense
     Raises:
         UsageError: the settings make no sense.
     """
-    _check(config)
+    check(config)
     rng = np.random.default_rng(seed)
     size = feature_count(inputs)
     sizes = (size, *config.hidden, 2 * targets)
@@ -194,7 +194,7 @@ def fit(
     Raises:
         UsageError: a number is not finite, or the settings make no sense.
     """
-    _check(config)
+    check(config)
     for name, values in (("inputs", inputs), ("targets", targets)):
         if not np.isfinite(values).all():
             raise UsageError(
@@ -381,7 +381,12 @@ def _target_scale(values: np.ndarray, counted: np.ndarray, floor: np.ndarray) ->
     )
 
 
-def _check(config: EnsembleConfig) -> None:
+def check(config: EnsembleConfig) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        UsageError: naming what must be larger.
+    """
     if config.members < HELD_OUT + 1:
         raise UsageError(f"an ensemble of {config.members} members: at least {HELD_OUT + 1}")
     if min(config.updates, config.batch_size, *config.hidden) < 1 or not config.hidden:
