@@ -186,7 +186,7 @@ def check(config: Config) -> None:
         )
 
 
-def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
+def from_plain(content: Any, kind: type = Config) -> Any:
     """Settings from what JSON holds of them; the inverse of `dataclasses.asdict`.
 
     Raises:
@@ -205,13 +205,15 @@ def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
             values[name] = None
             continue
         like = 0.0 if like is None else like  # the only settings that may be open are numbers
+        if isinstance(like, float) and type(value) in (int, float):
+            values[name] = float(value)
+            continue
         value = tuple(value) if isinstance(value, list) else value
-        number = isinstance(like, float) and type(value) in (int, float)
         listed = get_args(hints[name]) if isinstance(like, str) else (value,)
         same = type(value) is type(like) and value in listed
         if isinstance(like, tuple):
             same = isinstance(value, tuple) and all(type(item) is int for item in value)
-        if not number and not same:
+        if not same:
             raise UsageError(f"the saved setting {name} is {value!r}, not like {like!r}")
         values[name] = value
     return kind(**values)
