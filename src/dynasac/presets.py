@@ -205,8 +205,9 @@ def from_plain(content: Any, kind: type = Config) -> Any:
             values[name] = None
             continue
         like = 0.0 if like is None else like  # the only settings that may be open are numbers
-        if isinstance(like, float) and type(value) in (int, float):
-            values[name] = float(value)
+        number = None if isinstance(value, bool) or not isinstance(value, int | float) else value
+        if isinstance(like, float) and number is not None:
+            values[name] = float(number)
             continue
         value = tuple(value) if isinstance(value, list) else value
         listed = get_args(hints[name]) if isinstance(like, str) else (value,)
