@@ -341,7 +341,7 @@ class DynaSAC:
                 )
             if model is None:
                 model = _known(env, config, description.get("model"))
-            saved.check_room(least_weights(config.sac.hidden))
+            saved.check_room(_least_weights(config.sac.hidden))
             agent = cls(env, model, config, seed)
             agent._restore(saved.tree(agent._policy_tree()))
         if (folder / MODEL).exists():
@@ -354,7 +354,7 @@ class DynaSAC:
                 return  # the caller has not said which model it is that these numbers belong to
             if saved.description.get("rung") in ("residual", "ensemble"):
                 ensemble = self.config.ensemble
-                saved.check_room(ensemble.members * least_weights(ensemble.hidden))
+                saved.check_room(ensemble.members * _least_weights(ensemble.hidden))
             # what it was adapted to is not there to go on from
             template = self._template(saved.description)._replace(after_transitions=0)
             model, trust = saved.tree((template.model, template.trust))
@@ -472,7 +472,7 @@ class _Keeper:
         return all(answer is None or bool(answer) for answer in answers)
 
 
-def least_weights(hidden: Sequence[int]) -> int:
+def _least_weights(hidden: Sequence[int]) -> int:
     """How many weights a network has at least."""
     return sum(before * after for before, after in itertools.pairwise((1, *hidden, 1)))
 
