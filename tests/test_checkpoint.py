@@ -1,6 +1,5 @@
 """Checkpoints: what is read is what was written, or an error in one line; never half a file."""
 
-import hashlib
 import json
 import os
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile import forged
 from safetensors.numpy import load_file, save_file
 
 from dynasac import UsageError, checkpoint
@@ -137,20 +137,10 @@ def test_numbers_that_are_not_finite(path, value):
     refused(path, "not finite")
 
 
-def forged(path, head: bytes, payload: bytes = b""):
-    """A file whose checksums are right, as who means harm would write it."""
-    told = {"head": checkpoint.NO_SUM, "arrays": hashlib.sha256(payload).hexdigest()}
-    text = json.dumps({**told, "format": checkpoint.FORMAT, "description": {}})
-    blank = b'{"__metadata__":{"dynasac":' + json.dumps(text).encode() + b"}" + head + b"}"
-    sum_ = hashlib.sha256(blank).hexdigest().encode()
-    whole = blank.replace(checkpoint.NO_SUM.encode(), sum_, 1)
-    path.write_bytes(len(whole).to_bytes(8, "little") + whole + payload)
-
-
 def test_sizes_are_checked_before_anything_is_read(path):
     """A terabyte that is promised is neither read nor allocated."""
     entry = {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}
-    forged(path, b",\"['a']\":" + json.dumps(entry).encode())
+    forged(path, {}, b",\"['a']\":" + json.dumps(entry).encode())
     with path.open("ab") as file:
         file.truncate(2**40)  # which takes no room on the disk
     refused(path, r"is float32\[274877906944\], not float32\[2\]", {"a": jnp.zeros(2)})
@@ -175,7 +165,7 @@ def test_sizes_are_checked_before_anything_is_read(path):
     ],
 )
 def test_forged_heads(path, head):
-    forged(path, head, b"\0" * 8)
+    forged(path, {}, head, b"\0" * 8)
     refused(path, "is damaged|other arrays than expected", {"['a']": jnp.zeros(2)})
     refused(path, "is damaged|other arrays than expected", {"a": jnp.zeros(2)})
 
@@ -246,3 +236,13 @@ def test_files_can_be_read_by_whom_the_system_lets(tmp_path):
     (tmp_path / "usual").write_bytes(b"")
     checkpoint.write_bytes(tmp_path / "ours", b"")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_json_that_this_program_never_writes(tmp_path):
+    path = tmp_path / "file.json"
+    for text in ("NaN", "-Infinity", "1e999", str(2**63), 40 * "[" + 40 * "]"):
+        path.write_text(f'{{"a": {text}}}')
+        with pytest.raises(UsageError, match=r"file\.json is damaged"):
+            checkpoint.read_json(path)
+    path.write_text(f'{{"a": [{-(2**63)}, 1e308, [[[]]]]}}')
+    assert checkpoint.read_json(path) == {"a": [-(2**63), 1e308, [[[]]]]}

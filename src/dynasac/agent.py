@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import gymnasium as gym
@@ -63,6 +64,24 @@ Callback = Callable[["DynaSAC", dict[str, Any]], bool | None]
 """Called with the agent and a row of metrics, by the names of metrics.csv, once before the first
 real episode and once after each, and after logged transitions that came later. Returns None or a
 bool, of which False stops training."""
+
+
+if TYPE_CHECKING:
+    _OfTheClass = classmethod
+else:
+
+    class _OfTheClass(classmethod):
+        """A class method that an instance refuses: called on one, it would leave that as it is."""
+
+        def __get__(self, instance, owner=None):
+            if instance is None:
+                return super().__get__(None, owner)
+
+            def refused(*_, **__):
+                name = self.__name__
+                raise UsageError(f"{name} makes a new agent: agent = DynaSAC.{name}(path, env)")
+
+            return refused
 
 
 class DynaSAC:
@@ -301,7 +320,7 @@ class DynaSAC:
             checkpoint.save_tree(folder / MODEL, tree, told)
             checkpoint.write_json(folder / "model.json", told)
 
-    @classmethod
+    @_OfTheClass
     def load(
         cls,
         path: str | Path,
@@ -337,6 +356,7 @@ class DynaSAC:
                 )
             if model is None:
                 model = _known(env, config, description.get("model"))
+            saved.check_room(_least_weights(config.sac.hidden))
             agent = cls(env, model, config, seed)
             agent._restore(saved.tree(agent._policy_tree()))
         if (folder / MODEL).exists():
@@ -347,6 +367,9 @@ class DynaSAC:
         with checkpoint.opened(path) as saved:
             if self.task.model is None and saved.description.get("rung") != "ensemble":
                 return  # the caller has not said which model it is that these numbers belong to
+            if saved.description.get("rung") in ("residual", "ensemble"):
+                ensemble = self.config.ensemble
+                saved.check_room(ensemble.members * _least_weights(ensemble.hidden))
             # what it was adapted to is not there to go on from
             template = self._template(saved.description)._replace(after_transitions=0)
             model, trust = saved.tree((template.model, template.trust))
@@ -480,6 +503,11 @@ def _answer(callback: Callback, answer: object) -> bool | None:
     raise UsageError(
         f"the callback {name} returned {said}: return True to go on, False to stop, or nothing"
     )
+
+
+def _least_weights(hidden: Sequence[int]) -> int:
+    """How many weights a network has at least."""
+    return sum(before * after for before, after in itertools.pairwise((1, *hidden, 1)))
 
 
 def _sizes(spaces: Spaces) -> list[int]:

@@ -8,10 +8,13 @@ anything is allocated.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +37,10 @@ PARTIAL = ".partial"
 
 LONGEST_HEAD = 10_000_000
 """bytes that the head of a file may have"""
+LONGEST_JSON = 30_000_000
+"""bytes that a file of JSON may have"""
+DEEPEST = 30
+"""how deep JSON may be nested: what goes through it calls itself as often"""
 
 BEGINNING = b'{"__metadata__":{"dynasac":"'
 HEAD_SUM = b'{\\"head\\": \\"'
@@ -104,7 +111,11 @@ def read_json(path: Path) -> dict[str, Any]:
         UsageError: the file is missing, cannot be read or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text())
+        with regular(path) as file:
+            written = file.read(LONGEST_JSON + 1)
+        if len(written) > LONGEST_JSON:
+            raise ValueError(f"it has more than {LONGEST_JSON:,} bytes")
+        content = parsed(written)
     except FileNotFoundError:
         raise UsageError(f"there is no {path.name} in {path.parent}") from None
     except OSError as error:
@@ -114,6 +125,56 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path} does not hold a JSON object")
     return content
+
+
+def regular(path: Path) -> BinaryIO:
+    """Open a file to read. What is none, a FIFO or a device, might never begin or never end.
+
+    Raises:
+        OSError: it is none, or cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb", opener=_without_waiting))
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        stack.pop_all()
+        return file
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
+def parsed(content: bytes) -> Any:
+    """JSON such as this program writes: finite numbers of 64 bits, and not deeply nested.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    found = json.loads(
+        content.decode(), parse_int=_whole, parse_float=_finite, parse_constant=_finite
+    )
+    level = [found]
+    for _ in range(DEEPEST + 1):
+        nested = (each for each in level if isinstance(each, dict | list))
+        level = [i for each in nested for i in (each.values() if isinstance(each, dict) else each)]
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
+    return found
+
+
+def _whole(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{digits[:30]} has more than 64 bits")
+    return number
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:30]} is no finite number")
+    return number
 
 
 def save_tree(path: Path, tree: Any, description: dict[str, Any]) -> None:
@@ -163,6 +224,14 @@ class SavedTree:
     _sum: str
     """of the arrays"""
 
+    def check_room(self, numbers: int) -> None:
+        """Raises `Damaged` if the file has room for fewer than so many numbers.
+
+        Known before a template is made as large as somebody else's settings say.
+        """
+        if numbers > os.fstat(self._file.fileno()).st_size:
+            raise Damaged(f"{self.path} is damaged: it is too small for what it describes")
+
     def tree(self, template: Tree) -> Tree:
         """The arrays in the shape of `template`, whose own may be abstract.
 
@@ -210,7 +279,7 @@ def opened(path: Path) -> Iterator[SavedTree]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("rb"))
+            file = stack.enter_context(regular(path))
             size = os.fstat(file.fileno()).st_size
             head = _head(path, file, size)
         except FileNotFoundError:
@@ -245,12 +314,12 @@ def _described(path: Path, file: BinaryIO, head: bytes) -> SavedTree:
     if hashlib.sha256(blank).hexdigest().encode() != told_sum:
         raise damaged
     try:
-        parsed = json.loads(head)
-        told = json.loads(parsed.pop("__metadata__")["dynasac"])
+        whole = parsed(head)
+        told = parsed(whole.pop("__metadata__")["dynasac"].encode())
         written, description, of_arrays = told["format"], told["description"], told["arrays"]
         entries = {
             name: (np.dtype(DTYPES[entry["dtype"]]), [int(n) for n in entry["shape"]])
-            for name, entry in parsed.items()
+            for name, entry in whole.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged from None

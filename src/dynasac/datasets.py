@@ -539,11 +539,17 @@ SKIPPED = 1.5
 """times the usual step: more, and a sample is missing"""
 
 
+LONGEST_LINE = 1_000_000
+"""letters, of names of columns"""
+
+
 def _header(path: Path) -> tuple[list[str], str, int]:
     """The names of the columns, what separates them, and how many lines they take."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
+            first = file.readline(LONGEST_LINE)
+            if len(first) == LONGEST_LINE:
+                raise UsageError(f"{path} is no CSV file: its first line does not end")
             delimiter = max(",;\t", key=first.count)
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)

@@ -198,7 +198,7 @@ def check(config: Config) -> None:
         )
 
 
-def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
+def from_plain(content: Any, kind: type = Config) -> Any:
     """Settings from what JSON holds of them; the inverse of `dataclasses.asdict`.
 
     Raises:
@@ -217,13 +217,16 @@ def from_plain(content: dict[str, Any], kind: type = Config) -> Any:
             values[name] = None
             continue
         like = 0.0 if like is None else like  # the only settings that may be open are numbers
+        number = None if isinstance(value, bool) or not isinstance(value, int | float) else value
+        if isinstance(like, float) and number is not None:
+            values[name] = float(number)
+            continue
         value = tuple(value) if isinstance(value, list) else value
-        number = isinstance(like, float) and type(value) in (int, float)
         listed = get_args(hints[name]) if isinstance(like, str) else (value,)
         same = type(value) is type(like) and value in listed
         if isinstance(like, tuple):
             same = isinstance(value, tuple) and all(type(item) is int for item in value)
-        if not number and not same:
+        if not same:
             raise UsageError(f"the saved setting {name} is {value!r}, not like {like!r}")
         values[name] = value
     return kind(**values)

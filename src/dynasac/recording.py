@@ -284,7 +284,10 @@ def resume(
     config = presets.from_plain(asked.get("settings", {}))
     if real_episodes is not None:
         config = presets.with_real_episodes(config, real_episodes)
-    agent = DynaSAC(env_id, model, config, int(asked.get("seed", 0)))
+    seed = asked.get("seed", 0)
+    if not isinstance(seed, int):
+        raise UsageError(f"the run in {directory} has the seed {seed!r}, not a number")
+    agent = DynaSAC(env_id, model, config, seed)
     if asked.get("env_id") != agent.env_id:
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
     if dataset not in (None, asked.get("dataset")):

@@ -155,10 +155,13 @@ class Run:
         for path in self.directory.rglob(f".*{checkpoint.PARTIAL}"):
             path.unlink()
         self._rows = read_metrics(self.directory)[:rows]
+        for row in self._rows:
+            for name in ("real_episodes", "real_steps"):
+                measured(row, name)
         if self._rows:
             last = self._rows[-1]
-            self._earlier_seconds = float(last["wall_seconds"])
-            self.stopwatch = Stopwatch({p: float(last[f"{p}_seconds"]) for p in PHASES})
+            self._earlier_seconds = measured(last, "wall_seconds")
+            self.stopwatch = Stopwatch({p: measured(last, f"{p}_seconds") for p in PHASES})
 
     @property
     def evaluated_at(self) -> int | None:
@@ -238,13 +241,48 @@ def write_metrics(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
     checkpoint.write_bytes(directory / "metrics.csv", text.getvalue().encode())
 
 
+LONGEST_METRICS, MOST_COLUMNS = 100_000_000, 100
+"""bytes and columns that metrics.csv may have"""
+
+
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.csv, as text."""
+    """The rows of metrics.csv, as text; none if there is none.
+
+    Raises:
+        UsageError: it cannot be read, or is no table.
+    """
+    path = directory / "metrics.csv"
     try:
-        with (directory / "metrics.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
+        with checkpoint.regular(path) as file:
+            content = file.read(LONGEST_METRICS + 1)
+        if len(content) > LONGEST_METRICS:
+            raise ValueError(f"it has more than {LONGEST_METRICS:,} bytes")
+        header, *rows = csv.reader(io.StringIO(content.decode(), newline="")) if content else [[]]
+        # short rows under a long header would take the memory of long ones
+        if len(header) > MOST_COLUMNS or any(len(row) not in (0, len(header)) for row in rows):
+            raise ValueError("it is no table with the same columns in each row")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+    return [dict(zip(header, row, strict=True)) for row in rows if row]
+
+
+def measured(row: dict[str, Any], name: str) -> float:
+    """A number from a row of `read_metrics`.
+
+    Raises:
+        UsageError: there is none that could have been measured.
+    """
+    try:
+        number = float(row[name])
+    except (KeyError, ValueError):
+        number = math.nan
+    if not abs(number) < 1e15:
+        raise UsageError(f"metrics.csv is damaged: {name} is {row.get(name)!r}")
+    return number
 
 
 def versions() -> dict[str, str]:

@@ -450,7 +450,7 @@ def template(
             ),
             sentence=str(described["sentence"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"the description of the saved model is damaged: {error!r}") from None
 
 

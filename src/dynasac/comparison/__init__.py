@@ -103,7 +103,7 @@ def claim(output: Path, design: Design, contenders: Sequence[Agent]) -> list[Age
     if file.exists():
         earlier = checkpoint.read_json(file)
         try:
-            before = {name: Agent(**one) for name, one in earlier["agents"].items()}
+            before = {name: agents.read(name, one) for name, one in earlier["agents"].items()}
         except (AttributeError, KeyError, TypeError):
             raise UsageError(
                 f"{file} was not written by this version: choose another --output"

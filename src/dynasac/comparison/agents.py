@@ -150,6 +150,19 @@ def agent(name: str, design: Design, episode_steps: int) -> Agent:
     return Agent(name, f"{told[name]}; preset {design.preset}", _as_json(settings), real_steps)
 
 
+def read(name: str, written: dict[str, Any]) -> Agent:
+    """The agent called `name` as asked.json holds it.
+
+    Raises:
+        TypeError: it holds something else. Names become names of directories.
+    """
+    one = Agent(**written)
+    types = (one.about, str), (one.settings, dict), (one.real_steps, int)
+    if name not in NAMES or one.name != name or not all(isinstance(*each) for each in types):
+        raise TypeError(name)
+    return one
+
+
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
     """As they will be when they are read again: tuples are lists."""
     return json.loads(json.dumps(settings))

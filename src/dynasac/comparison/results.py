@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import evaluation, runs
 from ..checkpoint import read_json
@@ -94,15 +94,16 @@ def one_run(
 ) -> dict[str, Any]:
     """What came of one training: as far as it got, where it failed."""
     directory = output / name
-    rows = [row for row in runs.read_metrics(directory) if row.get("eval_mean_return")]
-    learning = Learning(
-        [int(row["real_steps"]) for row in rows], [float(row["eval_mean_return"]) for row in rows]
-    )
-    error = errors.get(name)
-    finished = error is None and (directory / "summary.json").exists()
+    error, measured = errors.get(name), []
+    try:
+        measured = _measured(directory)
+    except UsageError as damage:
+        error = error or str(damage)
+    learning = Learning([int(row.steps) for row in measured], [row.value for row in measured])
+    finished = error is None and bool(measured) and (directory / "summary.json").exists()
     if not finished and error is None:
         error = "ended without a result"
-    last = rows[-1] if finished else None
+    last = measured[-1] if finished else None
     asked = _asked(directory)
     return {
         "seed": seed,
@@ -112,17 +113,45 @@ def one_run(
         "steps_to_threshold": statistics.steps_to(threshold, learning)
         if finished and threshold is not None
         else None,
-        # of training, evaluations left out
-        "seconds": round(float(last["wall_seconds"]) - float(last["evaluate_seconds"] or 0), 3)
-        if last
-        else None,
-        "gradient_updates": int(last["gradient_updates"]) if last else None,
+        "seconds": round(last.seconds, 3) if last else None,
+        "gradient_updates": int(last.updates) if last else None,
         "error": error,
         "directory": name,
-        "versions": {**asked.get("versions", {}), **asked.get("packages", {})},
-        "machine": asked.get("machine"),
-        "date": asked.get("date"),
+        "versions": {**_texts(asked.get("versions")), **_texts(asked.get("packages"))},
+        **{"machine": None, "date": None},
+        **{name: text for name, text in _texts(asked).items() if name in ("machine", "date")},
     }
+
+
+class _Row(NamedTuple):
+    """An evaluation."""
+
+    steps: float
+    value: float
+    updates: float
+    seconds: float
+    """of training, evaluations left out"""
+
+
+def _measured(directory: Path) -> list[_Row]:
+    """The evaluations of a run; raises UsageError if they are damaged."""
+    return [
+        _Row(
+            runs.measured(row, "real_steps"),
+            runs.measured(row, "eval_mean_return"),
+            runs.measured(row, "gradient_updates"),
+            runs.measured(row, "wall_seconds")
+            - (runs.measured(row, "evaluate_seconds") if row.get("evaluate_seconds") else 0.0),
+        )
+        for row in runs.read_metrics(directory)
+        if row.get("eval_mean_return")
+    ]
+
+
+def _texts(content: Any) -> dict[str, str]:
+    """What of a JSON object is text."""
+    found = content.items() if isinstance(content, dict) else ()
+    return {name: value for name, value in found if isinstance(value, str)}
 
 
 def summed_up(one: Agent, ended: list[dict[str, Any]]) -> dict[str, Any]:

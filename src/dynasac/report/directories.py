@@ -4,7 +4,6 @@ Files are somebody else's: each value is looked at before it is used, what is mi
 nothing that a file names is imported or run.
 """
 
-import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +109,7 @@ def _run(directory: Path, name: str) -> RunData:
     rows: tuple[Json, ...] = ()
     try:
         rows = tuple(runs.read_metrics(directory))
-    except (OSError, csv.Error, UnicodeDecodeError):
+    except UsageError:
         missing.append("metrics.csv is damaged: there are no curves.")
     if not rows and not (directory / "metrics.csv").exists():
         missing.append("Nothing has been measured yet: metrics.csv begins with the first phase.")

@@ -1,8 +1,9 @@
 """The sections of a run: what was asked, what came out, and what happened on the way."""
 
+import os
 import shlex
 
-from .. import evaluation, recording
+from .. import checkpoint, evaluation, recording
 from ..errors import UsageError, one_line
 from . import figures
 from .directories import RunData, mapping, number, settings, text
@@ -312,13 +313,14 @@ def _video(run: RunData, env_id: str | None, room: int) -> tuple[Video | Text | 
     if run.baseline:
         return None, 0
     try:
-        content = path.read_bytes()
+        with checkpoint.regular(path) as file:
+            content = file.read(room + 1)
+            weight = -(-os.fstat(file.fileno()).st_size // 3) * 4
     except OSError:
         said = f"There is none yet: {_again('record', run, env_id)}, then make the page again."
         return Text(said, "quiet"), 0
-    weight = -(-len(content) // 3) * 4
     if weight > room:
-        size = f"{len(content) / 1e6:.1f} MB"
+        size = f"{weight * 3 / 4e6:.1f} MB"
         return Text(f"{path.name} in the run's directory ({size}) is too large for this page."), 0
     return Video(
         content, f"Episodes of the deterministic policy on {isolated(run.env_id)}."
