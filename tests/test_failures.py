@@ -9,8 +9,11 @@ import json
 import os
 import pickle
 import resource
+import shutil
+import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import gymnasium as gym
 import hostile
@@ -320,6 +323,40 @@ def test_18a_a_comparison_that_was_killed_repeats_nothing_that_is_finished(tmp_p
 
 
 @contextlib.contextmanager
+def disk_of(size: int, directory: Path):
+    """A file system of so many bytes, where tests may mount one."""
+    directory.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
+    if shutil.which("mount") is None or subprocess.run(options, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def test_18b_on_a_full_disk_the_last_good_state_stays(tmp_path):
+    """ray #24918: a full disk took with it what had been written before."""
+    disk = tmp_path / "disk"
+    with disk_of(400_000, disk):
+        record(disk / "run", 1)
+        filling = disk / "filling"
+        with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        for _ in range(2):
+            with (
+                hostile.bounded(60, 1000),
+                pytest.raises(UsageError, match=r"No space left .*state .* after 10 real steps"),
+            ):
+                record(disk / "run", 2)
+        filling.unlink()
+        assert record(disk / "run", 2).state.counts.real_episodes == 2
+        assert [row["real_episodes"] for row in read_metrics(disk / "run")] == ["0", "1", "2"]
+        assert not list((disk / "run").rglob(f"*{checkpoint.PARTIAL}"))
+
+
+@contextlib.contextmanager
 def no_file_above(size: int):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -329,8 +366,8 @@ def no_file_above(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_18b_where_nothing_more_can_be_written_the_last_good_state_stays(tmp_path):
-    """ray #24918, optuna #820: a full disk took with it what had been written before."""
+def test_18c_where_nothing_more_can_be_written_the_last_good_state_stays(tmp_path):
+    """The same under a quota."""
     large = dataclasses.replace(SMALL, replay_capacity=20_000)
     record(tmp_path / "run", 1, config=large)
     with (

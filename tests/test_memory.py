@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import probes
 import pytest
-from conftest import SMALL, SMALL_PLANNING, SMALL_SAC, untrained_run
+from conftest import SMALL, SMALL_PLANNING, SMALL_SAC, redescribed, untrained_run
 from test_simulation import Rail
 
 from dynasac import DynaSAC, UsageError, memory, planning, presets, recording, training
@@ -161,40 +161,42 @@ def test_what_does_not_fit_is_refused_with_the_setting_to_lower(setting):
     assert "\n" not in str(error.value)
 
 
-def hostile_policy(agent, directory, change):
+def hostile_policy(agent, directory, changes):
     """A policy's directory whose file asks for other settings than it was saved with."""
     agent.save(directory)
-    path = directory / "policy.json"
-    content = json.loads(path.read_text())
-    for group, values in change.items():
-        if isinstance(values, dict):
-            content["config"][group].update(values)
-        else:
-            content["config"][group] = values
-    path.write_text(json.dumps(content))
+
+    def change(description):
+        for group, values in changes.items():
+            if isinstance(values, dict):
+                description["config"][group].update(values)
+            else:
+                description["config"][group] = values
+        return description
+
+    redescribed(directory / "policy.safetensors", change)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"replay_capacity": 10**15},
-        {"replay_capacity": 10**4000},
-        {"sac": {"hidden": [10**6, 10**6]}},
-        {"sac": {"hidden": [10**3000, 10**3000]}},
-        {"planning": {"improvement_candidates": 10**15}},
-        {"ensemble": {"hidden": [10**9]}},
+        ({"replay_capacity": 10**15}, "would need"),
+        ({"replay_capacity": 10**4000}, "is not what was written"),
+        ({"sac": {"hidden": [10**6, 10**6]}}, "too small for what it describes"),
+        ({"sac": {"hidden": [10**3000, 10**3000]}}, "is not what was written"),
+        ({"planning": {"improvement_candidates": 10**15}}, "would need"),
+        ({"ensemble": {"hidden": [10**9]}}, "would need"),
         # so few members that the sum would fit
-        {"ensemble": {"members": -(10**15)}, "sac": {"hidden": [10**6, 10**6]}},
+        ({"ensemble": {"members": -(10**15)}}, "at least 3"),
     ],
 )
 def test_a_policy_that_asks_for_too_much_is_refused_before_anything_is_allocated(
-    rail, tmp_path, change
+    rail, tmp_path, change, message
 ):
     hostile_policy(rail, tmp_path, change)
     before = time.perf_counter()
     tracemalloc.start()
     try:
-        with pytest.raises(UsageError, match=r"would need|at least 3") as error:
+        with pytest.raises(UsageError, match=message) as error:
             DynaSAC.load(tmp_path, "Rail-v0", probes.Slide())
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import resource
 import struct
 from pathlib import Path
 
+import hostile
 import probes
 import pytest
 from conftest import SMALL
@@ -56,6 +58,22 @@ def test_metrics_has_a_header_and_a_row_each(run):
 def test_tensorboard_gets_an_events_file(run):
     run.append(ROW)
     assert len(list(run.directory.glob("events.*"))) == 1
+
+
+def log_much(run):
+    for updates in range(1, 1000):
+        run.log_learning({"q_value": 1.0}, updates)
+
+
+def test_where_no_events_can_be_written_nobody_waits_for_them(run):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with hostile.bounded(20, 100), pytest.raises(OSError, match="File too large"):
+            log_much(run)
+        run.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def tags(directory) -> dict[str, list[int]]:

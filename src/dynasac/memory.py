@@ -93,7 +93,7 @@ def needed(config: Config, sizes: Sizes) -> Memory:
     if sizes.state is not None:
         each = sizes.state + NUMBER * sizes.observation + 8  # and its age
         simulation = replay + config.planning.simulations * each
-    learner = 2 * _learner(config, sizes) + 5 * NUMBER  # and how the last updates went
+    learner = 2 * _learner(config, sizes) + 6 * NUMBER  # and how the last updates went
     return Memory(
         replay=replay,
         simulation=simulation,

@@ -119,7 +119,7 @@ class Run:
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
         self._rows: list[dict[str, Any]] = []
-        self._writer = None
+        self._events = None
         self._learned = 0
         self.stopwatch = Stopwatch({})
 
@@ -187,14 +187,16 @@ class Run:
         step = int(row["real_steps"])
         for name, value in filled.items():
             if isinstance(value, int | float) and not _missing(value):
-                self._tensorboard.add_scalar(f"dynasac/{name}", value, step)
+                self._show(f"dynasac/{name}", value, step)
+        self._tensorboard.flush()
 
     def log_learning(self, learning: dict[str, float], updates: int) -> None:
         """Show TensorBoard how the last updates went, once for each count of them."""
         if updates > self._learned:
             self._learned = updates
             for name, value in learning.items():
-                self._tensorboard.add_scalar(f"learning/{name}", value, updates)
+                self._show(f"learning/{name}", value, updates)
+            self._tensorboard.flush()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         checkpoint.write_json(self.directory / "summary.json", summary)
@@ -208,25 +210,41 @@ class Run:
 
     def close(self) -> None:
         """Let go of the directory."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._events is not None:
+            with contextlib.suppress(OSError):  # all that matters of it was flushed
+                self._events.close()
         self._held.close()
+
+    def _show(self, name: str, value: float | int, step: int) -> None:
+        writer = self._tensorboard  # which sees to how tensorboardX is imported
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        event = Event(summary=scalar(name, value), step=step, wall_time=time.time())
+        writer.write(event.SerializeToString())
 
     @property
     def _tensorboard(self):
-        if self._writer is None:
+        """A writer of records. tensorboardX's own SummaryWriter has a thread for it; once the disk
+        is full that ends, and whoever has more to write waits for ever."""
+        if self._events is None:
             # tensorboardX imports torch where there is one, which can take longer than training
             hidden = "torch" not in sys.modules
             if hidden:
                 sys.modules["torch"] = None  # type: ignore[assignment]
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX import RecordWriter
+                from tensorboardX.proto.event_pb2 import Event
             finally:
                 if hidden:
                     del sys.modules["torch"]
 
-            self._writer = SummaryWriter(str(self.directory), write_to_disk=True)
-        return self._writer
+            now, earlier = time.time(), len(list(self.directory.glob("events.*")))
+            name = f"events.out.tfevents.{now:.0f}.{platform.node()}.{earlier}"
+            self._events = RecordWriter(str(self.directory / name))
+            begins = Event(wall_time=now, file_version="brain.Event:2")
+            self._events.write(begins.SerializeToString())
+        return self._events
 
 
 def write_metrics(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
