@@ -217,7 +217,7 @@ class Run:
 
     def _show(self, name: str, value: float | int, step: int) -> None:
         writer = self._tensorboard  # which sees to how tensorboardX is imported
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
 
         event = Event(summary=scalar(name, value), step=step, wall_time=time.time())
@@ -234,7 +234,7 @@ class Run:
                 sys.modules["torch"] = None  # type: ignore[assignment]
             try:
                 from tensorboardX import RecordWriter
-                from tensorboardX.proto.event_pb2 import Event
+                from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
             finally:
                 if hidden:
                     del sys.modules["torch"]
