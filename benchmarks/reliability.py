@@ -1,13 +1,16 @@
 """What a run survives: SIGKILL at random moments, damaged files, and a million updates.
 
 Kills: trainings of Pendulum-v1 whose model is wrong, so that it is identified on the way, are
-killed at random moments and gone on with, again and again until they are through. The end has to be
-byte for byte that of a training that nobody disturbed, but for what tells the time. What the
-process was doing when it was killed is read from a file that it writes into, which outlives it.
+killed at random moments and gone on with, again and again until they are through; every other one
+keeps what it has collected of an episode too. The end has to be byte for byte that of a training
+that nobody disturbed, but for what tells the time. What the process was doing when it was killed is
+read from a file that it writes into, which outlives it.
 
 Damage: of a checkpoint, one bit flipped or the end cut off at random places, and files that are
 foreign, of a future version or of other dtypes; each has to be told for what it is, and the
 checkpoint before it gone on from.
+
+Misbehaving environments: `misbehaving.py`. Hostile files: the fuzz tests, and what they count.
 
 Soak: 2,000 real episodes of 20 steps with 500 updates after each, in one run directory.
 """
@@ -25,18 +28,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import gymnasium as gym
 import numpy as np
 
 from dynasac import DynaSAC, PlanningConfig, SACConfig, checkpoint, presets, recording, runs
 
-from . import report
+from . import misbehaving, report
 
 PHASES = ("start", "collect", "adapt", "plan", "evaluate", "save")
 KILLS, SIDE_BY_SIDE = 200, 2
 FLIPS, CUTS = 2000, 500
+MOMENTS = 10
 EPISODES, UPDATES = 2000, 500
 
 TRAIN = [
@@ -50,23 +55,35 @@ TRAIN = [
     "--evaluation-episodes=10",
     "--replay-capacity=2000",
 ]
+KINDS = ([], ["--checkpoint-every-steps=20"])
+TOLD = 20
+"""bytes of the file that a training tells in what it is doing"""
 
 
 def run(quick: bool) -> dict:
+    soaked = soak(20 if quick else EPISODES)
     kills = killed(6 if quick else KILLS)
     damage = damaged(40 if quick else FLIPS, 20 if quick else CUTS)
-    soaked = soak(20 if quick else EPISODES)
+    hostile = fuzzed("json" if quick else "")
+    strange = misbehaving.tried(1 if quick else MOMENTS)
     lost = kills["runs"] - kills["runs_with_identical_bytes"]
     untold = damage["tried"] - damage["told_apart"]
+    let_in = hostile["tests"] - hostile["passed"]
+    amiss = strange["tried"] - strange["as_expected"]
     return {
         "kills": kills,
         "damaged_files": damage,
+        "hostile_files": hostile,
+        "misbehaving": strange,
         "soak": soaked,
         "targets": [
             report.target("SIGKILLs", kills["kills"], KILLS, KILLS, True),
             report.target("phases hit, of six", len(kills["by_phase"]), 6, 6, True),
             report.target("runs that did not end in identical bytes", lost, 0, 0, False),
             report.target("damaged files not told for what they are", untold, 0, 0, False),
+            report.target("hostile files tried", hostile["inputs"], 100_000, 100_000, True),
+            report.target("loaders that let one in, crashed or hung", let_in, 0, 0, False),
+            report.target("misbehaving environments that cost a step", amiss, 0, 0, False),
             report.target("programs compiled in the soak", soaked["compiled"], 0, 0, False),
             report.target("growth of memory in the soak, MB", soaked["growth_mb"], 30, 10, False),
             report.target(
@@ -78,68 +95,87 @@ def run(quick: bool) -> dict:
 
 def killed(wanted: int) -> dict:
     """Kill trainings until `wanted` of them were killed; see what became of each run."""
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole"
-        started = time.monotonic()
-        child = _start(whole, None)
-        assert child.wait() == 0
-        seconds = time.monotonic() - started
-        rng, by_phase = random.Random(0), collections.Counter()
-        finished, same, going = 0, 0, {}
-        number = 0
+    rng, by_phase = random.Random(0), collections.Counter()
+    finished, same, started = 0, 0, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = [folder / f"whole-{kind}" for kind in range(len(KINDS))]
+        for kind, directory in enumerate(whole):
+            assert _start(directory, kind).wait() == 0
+        looks = max(_doing(directory)[1] for directory in whole)
+        going: dict[Path, Child | None] = {}
         while sum(by_phase.values()) < wanted or going:
             while len(going) < SIDE_BY_SIDE and sum(by_phase.values()) < wanted:
-                going[Path(folder) / f"run-{number}"] = None
-                number += 1
-            for directory in list(going):
-                if going[directory] is None:
-                    # slower side by side; some moments lie before training and some after its end
-                    delay = rng.uniform(0.5, 2.0 * seconds)
-                    going[directory] = _start(directory, directory), time.monotonic() + delay
-                process, moment = going[directory]
-                ended = process.poll()
-                if ended is None and time.monotonic() > moment and sum(by_phase.values()) < wanted:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    by_phase[_phase(directory)] += 1
-                    going[directory] = None
-                elif ended is not None:
+                going[folder / f"run-{started}"] = None
+                started += 1
+            for directory, child in list(going.items()):
+                kind = int(directory.name.partition("-")[2]) % len(KINDS)
+                if child is None:
+                    process = _start(directory, kind)
+                    # rather earlier than later, since a run that is gone on with has less before it
+                    look = rng.randrange(1 + rng.randrange(looks))
+                    going[directory] = Child(process, look, rng.uniform(0, 0.3))
+                    continue
+                ended = child.process.poll()
+                if ended is not None:
                     assert ended == 0, f"{directory} ended with {ended}"
                     finished += 1
-                    same += _same(directory, whole)
+                    same += _same(directory, whole[kind])
                     del going[directory]
-            time.sleep(0.005)
+                    continue
+                if _doing(directory)[1] < child.look or sum(by_phase.values()) >= wanted:
+                    continue
+                if child.since is None:
+                    going[directory] = child._replace(since=time.monotonic())
+                elif time.monotonic() - child.since > child.delay:
+                    child.process.send_signal(signal.SIGKILL)
+                    if child.process.wait() == -signal.SIGKILL:
+                        by_phase[_doing(directory)[0]] += 1
+                        going[directory] = None
+            time.sleep(0.002)
     print(f"  {sum(by_phase.values())} kills, {same} of {finished} runs with identical bytes")
     return {
         "kills": sum(by_phase.values()),
         "by_phase": {phase: by_phase[phase] for phase in PHASES if by_phase[phase]},
         "runs": finished,
         "runs_with_identical_bytes": same,
-        "command": " ".join(["dynasac", *TRAIN]),
+        "commands": [" ".join(["dynasac", *TRAIN, *kind]) for kind in KINDS],
     }
 
 
-def _start(directory: Path, killed: Path | None) -> subprocess.Popen:
+class Child(NamedTuple):
+    """A training that is to be killed some seconds after it has told so often what it does."""
+
+    process: subprocess.Popen
+    look: int
+    delay: float
+    since: float | None = None
+    """when it had told that"""
+
+
+def _start(directory: Path, kind: int) -> subprocess.Popen:
     """A training that tells in a file what it is doing; one that was killed is gone on with."""
-    begun = killed is not None and (killed / "config.json").exists()
-    resume = ["train", "--resume", TRAIN[2]] if begun else TRAIN
-    _phase_file(directory).write_text("start")
+    begun = (directory / "config.json").exists()
+    options = ["train", "--resume", TRAIN[2]] if begun else [*TRAIN, *KINDS[kind]]
+    _told(directory).write_text("start 0".ljust(TOLD))
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "benchmarks.reliability", str(_phase_file(directory))),
-            *(*resume, f"--output={directory}"),
+            *(sys.executable, "-m", "benchmarks.reliability", str(_told(directory))),
+            *(*options, f"--output={directory}"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
 
 
-def _phase_file(directory: Path) -> Path:
-    return directory.with_suffix(".phase")
+def _told(directory: Path) -> Path:
+    return directory.with_suffix(".doing")
 
 
-def _phase(directory: Path) -> str:
-    return _phase_file(directory).read_text().strip()
+def _doing(directory: Path) -> tuple[str, int]:
+    """What a training does, and how often it has told so."""
+    phase, looks = _told(directory).read_text().split()
+    return phase, int(looks)
 
 
 def _same(ours: Path, theirs: Path) -> bool:
@@ -212,6 +248,34 @@ def damaged(flips: int, cuts: int) -> dict:
     }
 
 
+def fuzzed(which: str) -> dict:
+    """Run the fuzz tests, of one loader or all, and add up the inputs that they tried."""
+    tests = Path(__file__).parents[1] / "tests" / "test_fuzz.py"
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        pytest = [sys.executable, "-m", "pytest", str(tests), "-q", f"--junitxml={results}"]
+        options = ["-k", which, "-o", "junit_family=xunit1"]  # which has properties
+        subprocess.run([*pytest, *options], stdout=subprocess.DEVNULL, check=False)
+        cases = list(ElementTree.parse(results).iter("testcase"))
+    wrong = [case for case in cases if any(case.find(k) is not None for k in ("failure", "error"))]
+    by_loader: dict[str, int] = collections.Counter()
+    refused = 0
+    for case in cases:
+        told = {each.get("name"): each.get("value") for each in case.iter("property")}
+        if case not in wrong and "inputs" in told:
+            by_loader[str(told["loader"])] += int(str(told["inputs"]))
+            refused += int(str(told["refused"]))
+    found = {
+        "tests": len(cases),
+        "passed": len(cases) - len(wrong),
+        "inputs": sum(by_loader.values()),
+        "refused": refused,
+        "by_loader": dict(by_loader),
+    }
+    print(f"  {found}")
+    return found
+
+
 def soak(episodes: int) -> dict:
     """One long training with a run directory, looked at every twentieth of the way."""
     config = dataclasses.replace(
@@ -276,10 +340,10 @@ def watched(phase_file: str, arguments: list[str]) -> int:
     from dynasac import cli
     from dynasac.cli import start
 
-    handle = os.open(phase_file, os.O_WRONLY)
+    handle, looks = os.open(phase_file, os.O_WRONLY), itertools.count(1)
 
     def doing(phase: str) -> None:
-        os.pwrite(handle, phase.ljust(10).encode(), 0)
+        os.pwrite(handle, f"{phase} {next(looks)}".ljust(TOLD).encode(), 0)
 
     def told(kind: type, name: str, phase) -> None:
         method = getattr(kind, name)

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
+import probes
 import pytest
 from conftest import same_run
 
@@ -329,9 +331,45 @@ def test_settings_of_a_run_that_are_changed_are_named(tmp_path):
     ):
         with pytest.raises(UsageError, match=told):
             cli.run([*resume, *changed])
-    assert cli.run([*resume, "--real-episodes=1"]) == 0
+    assert cli.run([*resume, "--real-episodes=1", "--env-retries=3", "--step-seconds=9"]) == 0
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert (kept["real_episodes"], kept["env_retries"], kept["step_seconds"]) == (1, 3, 9)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["real_episodes"] == 1
     with pytest.raises(UsageError, match=r"has --model .*:Slide, not auto"):
         cli.run(resume[:-1])
+
+
+class Motor(probes.Rail):
+    """Must be closed, lest it goes on turning."""
+
+    turning = 0
+    broken = False
+
+    def __init__(self):
+        Motor.turning += 1
+
+    def step(self, action):
+        if self.broken:
+            raise RuntimeError("no answer from the motor")
+        return super().step(action)
+
+    def close(self):
+        Motor.turning -= 1
+
+
+def test_environments_are_closed_whatever_happens(monkeypatch):
+    gym.register("Motor-v0", entry_point=Motor, max_episode_steps=10)
+    command = ["train", "Motor-v0", "--model=none", *TINY, "--real-episodes=1"]
+    try:
+        assert cli.run([*command, "--output=run"]) == 0
+        assert cli.run(["evaluate", "run", "--episodes=2"]) == 0
+        assert cli.run(["export", "run", "--format=numpy"]) == 0
+        monkeypatch.setattr(Motor, "broken", True)
+        with pytest.raises(UsageError, match="no answer from the motor"):
+            cli.run([*command, "--output=broken"])
+    finally:
+        del gym.registry["Motor-v0"]
+    assert Motor.turning == 0
 
 
 def test_what_goes_on_imports_nothing_that_the_run_names(tmp_path):

@@ -552,6 +552,40 @@ def test_an_environment_that_hangs_is_made_anew(hanging):
     assert first[0] != second[0]
 
 
+def test_an_environment_that_hangs_is_closed_once_it_answers():
+    class Late(Rail):
+        answer, closed = threading.Event(), threading.Event()
+
+        def step(self, action):
+            self.answer.wait()
+            return super().step(action)
+
+        def close(self):
+            self.closed.set()
+
+    env = border.Timed(gym.wrappers.TimeLimit(Late(), 10), 0.1)
+    border.reset(env, 0, "here")
+    with pytest.raises(border.Unusable):
+        border.step(env, np.zeros(1), "here")
+    env.close()  # which does not wait
+    assert not Late.closed.is_set()
+    Late.answer.set()
+    assert Late.closed.wait(10)
+
+
+def test_an_environment_is_closed_where_it_was_used():
+    class Motor(Rail):
+        closed: ClassVar[list[str]] = []
+
+        def close(self):
+            self.closed.append(threading.current_thread().name)
+
+    for config in (SMALL, LIMITED):
+        DynaSAC(made(Motor()), "none", config).learn(real_episodes=1).close()
+    assert Motor.closed[0] == "MainThread" != Motor.closed[1]
+    assert len(Motor.closed) == 2
+
+
 def test_an_environment_that_hangs_is_told_of_and_can_be_gone_on_with(hanging):
     agent = DynaSAC(hanging, "none", LIMITED)
     with pytest.raises(UsageError) as error:

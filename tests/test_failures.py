@@ -70,7 +70,7 @@ def resumed(tmp_path) -> tuple[DynaSAC, DynaSAC]:
 def record(directory, episodes: int, env_id: str = "Clock-v0", config=SMALL) -> DynaSAC:
     """Train into a new run directory, or go on with the one that is there."""
     if directory.exists():
-        agent, run, _ = recording.resume(directory, env_id, "none", episodes)
+        agent, run, _ = recording.resume(directory, env_id, "none", {"real_episodes": episodes})
     else:
         agent = DynaSAC(env_id, "none", presets.with_real_episodes(config, episodes))
         run = Run.create(directory, recording.asked_for(agent, "none", "default"))
@@ -340,6 +340,8 @@ def test_18b_on_a_full_disk_the_last_good_state_stays(tmp_path):
     disk = tmp_path / "disk"
     with disk_of(400_000, disk):
         record(disk / "run", 1)
+        _, run, _ = recording.resume(disk / "run", "Clock-v0", "none", {"real_episodes": 2})
+        run.close()
         filling = disk / "filling"
         with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(bytes(4096)):

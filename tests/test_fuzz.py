@@ -60,8 +60,21 @@ def pieces(loader: str):
     return pytest.mark.parametrize("seed", range(count), ids=[f"piece{i}" for i in range(count)])
 
 
-def fuzz(loader: str, seed: int, attempt) -> None:
-    """Call `attempt` with a generator for each input of a piece."""
+@pytest.fixture
+def fuzz(record_property):
+    """Tries a loader; how often is in the report that pytest may write."""
+
+    def tried(loader: str, seed: int, attempt) -> None:
+        refused = try_all(loader, seed, attempt)
+        record_property("loader", loader)
+        record_property("inputs", PIECES[loader][1])
+        record_property("refused", refused)
+
+    return tried
+
+
+def try_all(loader: str, seed: int, attempt) -> int:
+    """Call `attempt` with a generator for each input of a piece; how many were refused."""
     refused = []
     with hostile.bounded(SECONDS, MEGABYTES):
         for index in range(PIECES[loader][1]):
@@ -71,6 +84,7 @@ def fuzz(loader: str, seed: int, attempt) -> None:
                 refused.append(str(error))
     assert all(said.isprintable() for said in refused)
     assert refused
+    return len(refused)
 
 
 # --- checkpoints
@@ -85,7 +99,7 @@ def tree(path: Path):
 
 
 @pieces("arrays")
-def test_bytes_of_a_checkpoint(seed, tmp_path):
+def test_bytes_of_a_checkpoint(fuzz, seed, tmp_path):
     path = tmp_path / "state.safetensors"
     checkpoint.save_tree(path, TREE, DESCRIPTION)
     content = path.read_bytes()
@@ -100,7 +114,7 @@ def test_bytes_of_a_checkpoint(seed, tmp_path):
 
 
 @pieces("heads")
-def test_heads_whose_checksums_are_right(seed, tmp_path):
+def test_heads_whose_checksums_are_right(fuzz, seed, tmp_path):
     path = tmp_path / "state.safetensors"
     checkpoint.save_tree(path, TREE, DESCRIPTION)
     content = path.read_bytes()
@@ -120,7 +134,7 @@ def test_heads_whose_checksums_are_right(seed, tmp_path):
 
 
 @pieces("json")
-def test_json(seed, tmp_path):
+def test_json(fuzz, seed, tmp_path):
     path = tmp_path / "config.json"
     content = {"env_id": "Rail-v0", "seed": 0, "settings": runs.plain(SMALL)}
     written = json.dumps(content).encode()
@@ -143,7 +157,7 @@ def whole(content: bytes):
 
 
 @pieces("settings")
-def test_settings(seed):
+def test_settings(fuzz, seed):
     content = json.loads(json.dumps(runs.plain(presets.PRESETS["default"])))
 
     def attempt(rng):
@@ -158,7 +172,7 @@ def rail() -> DynaSAC:
 
 
 @pieces("adaptation")
-def test_descriptions_of_what_was_learned(seed, rail):
+def test_descriptions_of_what_was_learned(fuzz, seed, rail):
     parameter = {"name": "speed", "before": 0.5, "after": 0.6, "standard_error": None}
     state = ladder.described(rail.state.adaptation)
     content = {**state, "rung": "identified", "parameters": [parameter], "errors": {"exact": 0.1}}
@@ -215,7 +229,7 @@ def cells_of(table: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pieces("metrics")
-def test_metrics(seed, tmp_path, metrics):
+def test_metrics(fuzz, seed, tmp_path, metrics):
     def attempt(rng):
         (tmp_path / "metrics.csv").write_bytes(cells_of(metrics, rng))
         for row in runs.read_metrics(tmp_path):
@@ -233,7 +247,7 @@ def untrained(tmp_path, rail, metrics) -> tuple[Path, dict]:
 
 
 @pieces("run")
-def test_runs(seed, untrained, rail, monkeypatch):
+def test_runs(fuzz, seed, untrained, rail, monkeypatch):
     directory, asked = untrained
     asked = {**asked, "env_id": "Pendulum-v1"}
     # that is what `agent` below is about
@@ -249,7 +263,7 @@ def test_runs(seed, untrained, rail, monkeypatch):
 
 
 @pieces("report")
-def test_reports_on_runs_and_comparisons(seed, untrained, metrics):
+def test_reports_on_runs_and_comparisons(fuzz, seed, untrained, metrics):
     directory, asked = untrained
     other = directory.parent / "other"
     other.mkdir()
@@ -279,7 +293,7 @@ def test_reports_on_runs_and_comparisons(seed, untrained, metrics):
 
 
 @pieces("results")
-def test_what_came_of_a_training(seed, untrained, metrics):
+def test_what_came_of_a_training(fuzz, seed, untrained, metrics):
     directory, asked = untrained
     directory.joinpath("summary.json").write_text("{}")
     asked = {**asked, "machine": "a machine", "date": "2026-01-02", "packages": {"torch": "2"}}
@@ -299,7 +313,7 @@ def test_what_came_of_a_training(seed, untrained, metrics):
 
 
 @pieces("asked")
-def test_what_was_to_be_compared(seed, tmp_path):
+def test_what_was_to_be_compared(fuzz, seed, tmp_path):
     design = Design("Rail-v0", ("sac",), seeds=1)
     contenders = [agents.agent("sac", design, 10)]
     claim(tmp_path, design, contenders)
@@ -318,7 +332,7 @@ RAIL = spaces_of(gym.make("Rail-v0"))
 
 
 @pieces("table")
-def test_tables(seed, tmp_path):
+def test_tables(fuzz, seed, tmp_path):
     header = "episode,time,observation_0,action_0,reward,terminated\n"
     lines = (
         f"{e},{t},{0.1 * t},{0.2 - e},1.5,{int(t == 2)}\n{e},3,0.3,,,\n"
@@ -354,7 +368,7 @@ def recorded(tmp_path_factory) -> Path:
 
 
 @pieces("minari")
-def test_minari_data_sets(seed, recorded, tmp_path):
+def test_minari_data_sets(fuzz, seed, recorded, tmp_path):
     parts = {path.name: path.read_bytes() for path in recorded.iterdir()}
     described = json.loads(parts["metadata.json"])
 
@@ -373,7 +387,7 @@ def test_minari_data_sets(seed, recorded, tmp_path):
 
 
 @pieces("agent")
-def test_agents(seed, rail, tmp_path):
+def test_agents(fuzz, seed, rail, tmp_path):
     rail.save(tmp_path)
     files = {}
     for name in ("policy.safetensors", "model.safetensors"):

@@ -419,7 +419,7 @@ class DynaSAC:
             flat(json.loads(json.dumps(config)))
             for config in (plain(self.config), written.get("config", {}))
         )
-        changed = [n for n in ours if ours[n] != theirs.get(n) and n != "real_episodes"]
+        changed = [n for n in ours if ours[n] != theirs.get(n) and n not in presets.RENEWABLE]
         if changed or written.get("seed") != self.seed:
             raise UsageError(
                 f"{saved.path} is of a run with other settings: {', '.join(changed) or 'seed'}"
@@ -445,6 +445,12 @@ class DynaSAC:
             train_return=float(train_return[0]),
             learning=learning,
         )
+
+    def close(self) -> None:
+        """Close the environment, and the model if that holds one; the policy still acts."""
+        self.task.env.close()
+        if isinstance(self.task.model, HostModel):
+            self.task.model.close()
 
     def _policy_tree(self):
         return self.state.sac, self.spaces.observation, self.spaces.action

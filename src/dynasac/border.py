@@ -179,19 +179,26 @@ class Timed(gym.Wrapper):
     def step(self, action: np.ndarray) -> Any:
         return self._within(self._seconds, self.env.step, action)
 
+    def close(self) -> None:
+        if not self._hung:  # if it did, it is closed once it answers
+            self._within(self._seconds, self.env.close)
+
     def _within(self, seconds: float | None, call: Callable, *given: Any, **named: Any) -> Any:
-        if self._calls is None:
+        calls = self._calls
+        if calls is None:
             self._calls = calls = queue.SimpleQueue()
             # at exit Python waits for all threads but daemons
             threading.Thread(target=_serve, args=(calls,), daemon=True).start()
             weakref.finalize(self, calls.put, None)
         # of this call alone: an interrupted one may answer late
         answer: queue.SimpleQueue = queue.SimpleQueue()
-        self._calls.put((functools.partial(call, *given, **named), answer))
+        calls.put((functools.partial(call, *given, **named), answer))
         try:
             found, error = answer.get(timeout=seconds)
         except queue.Empty:
             self._hung, self._calls = True, None
+            calls.put((self.env.close, queue.SimpleQueue()))
+            calls.put(None)
             self._spec_to_make()
             raise TimeoutError(f"no answer within {self._seconds:g} s") from None
         if error is not None:

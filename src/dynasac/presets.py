@@ -127,6 +127,10 @@ def with_real_episodes(config: Config, count: int) -> Config:
     return dataclasses.replace(config, real_episodes=count)
 
 
+RENEWABLE = ("real_episodes", "env_retries", "step_seconds", "checkpoint_every_steps")
+"""settings that a run may go on with other values of: what it has learned from stays what it is"""
+
+
 def check(config: Config) -> None:
     """Refuse settings that make no sense.
 

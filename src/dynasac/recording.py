@@ -1,10 +1,12 @@
 """A training that leaves a run directory: evaluation, metrics, checkpoints and the summary."""
 
+import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -185,7 +187,7 @@ def describe_model(agent: DynaSAC) -> dict:
         "parameters": {},
         "error": adaptation.error,
         "identified": ladder.described(adaptation)["parameters"],
-        "decision": adaptation.sentence,
+        "decision": training.decision(agent.state),
     }
     if isinstance(model, PhysicsModel):
         leaves = jax.tree_util.tree_flatten_with_path(model)[0]
@@ -212,11 +214,15 @@ def asked_for(
         "preset": preset,
         "seed": agent.seed,
         "evaluation_episodes": evaluation_episodes,
-        "settings": plain(agent.config),
-        "memory": {**agent.memory._asdict(), "total": agent.memory.total},
+        **_settings(agent),
         "dataset": dataset,
         "columns": None if dataset is None else plain(columns),
     }
+
+
+def _settings(agent: DynaSAC) -> dict:
+    memory = {**agent.memory._asdict(), "total": agent.memory.total}
+    return {"settings": plain(agent.config), "memory": memory}
 
 
 def load_run(
@@ -263,7 +269,7 @@ def resume(
     directory: Path,
     env_id: str,
     model: str,
-    real_episodes: int | None = None,
+    changed: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
 ) -> tuple[DynaSAC, Run, list[str]]:
@@ -272,7 +278,8 @@ def resume(
     The third of what is returned is a sentence for each checkpoint that is damaged.
 
     Arguments:
-        real_episodes: how many there shall be in all; None for what the run was asked for.
+        changed: settings to go on with instead of the run's own, which only those of
+            `presets.RENEWABLE` may be; config.json has them from now on.
         dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
 
     Raises:
@@ -281,9 +288,8 @@ def resume(
     asked = read_json(directory / "config.json")
     if asked.get("model") != model:
         raise UsageError(f"the run in {directory} has --model {asked.get('model')}, not {model}")
-    config = presets.from_plain(asked.get("settings", {}))
-    if real_episodes is not None:
-        config = presets.with_real_episodes(config, real_episodes)
+    before = presets.from_plain(asked.get("settings", {}))
+    config = dataclasses.replace(before, **(changed or {}))
     seed = asked.get("seed", 0)
     if not isinstance(seed, int):
         raise UsageError(f"the run in {directory} has the seed {seed!r}, not a number")
@@ -307,6 +313,8 @@ def resume(
         run.close()
         raise
     run.go_on(agent.state.counts.planned)
+    if config != before:
+        run.write_config({**asked, **_settings(agent)})
     return agent, run, said
 
 

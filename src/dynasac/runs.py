@@ -141,11 +141,18 @@ class Run:
             run.close()
             raise taken
         try:
-            checkpoint.write_json(directory / "config.json", {**config, "versions": versions()})
-        except OSError as error:
+            run.write_config({**config, "versions": versions()})
+        except UsageError:
             run.close()
-            raise UsageError(f"cannot write to {directory}: {error.strerror}") from None
+            raise
         return run
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write down what was asked for."""
+        try:
+            checkpoint.write_json(self.directory / "config.json", config)
+        except OSError as error:
+            raise UsageError(f"cannot write to {self.directory}: {error.strerror}") from None
 
     def go_on(self, rows: int) -> None:
         """Append to the first `rows` rows of metrics.csv; later ones are of work that is lost.

@@ -1,5 +1,6 @@
 """`dynasac evaluate`."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ class Evaluate:
         from .. import evaluation, recording
 
         agent, _ = recording.load_run(self.directory, self.env, self.model, self.lookahead)
-        measured = agent.evaluate(self.episodes, self.seed, self.lookahead)
+        with contextlib.closing(agent):
+            measured = agent.evaluate(self.episodes, self.seed, self.lookahead)
         regret = evaluation.regret(agent.env_id, measured)
         if self.json:
             print(json.dumps({"env_id": agent.env_id, **measured.summary(), "regret": regret}))

@@ -1,5 +1,6 @@
 """`dynasac export`."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +32,8 @@ class Export:
             "onnx": (".onnx", export.to_onnx),
             "numpy": (".npz", export.to_numpy),
         }[self.format]
-        written = write(agent, self.output or self.directory / f"policy{suffix}")
+        with contextlib.closing(agent):
+            written = write(agent, self.output or self.directory / f"policy{suffix}")
         print(
             f"{' and '.join(map(str, written.files))}: the policy for {agent.env_id}\n"
             f"  differs from the original by {written.difference:.1e} of half the action range at "

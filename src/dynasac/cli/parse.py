@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import re
 import sys
@@ -63,7 +62,6 @@ def parse(arguments: list[str]) -> Command:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(presets.PRESETS), default="default")
     first.add_argument("--model", default="auto")
-    first.add_argument("--real-episodes", "--real_episodes", type=int)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--output", type=Path)
     with contextlib.redirect_stderr(io.StringIO()):
@@ -72,11 +70,10 @@ def parse(arguments: list[str]) -> Command:
         except SystemExit:  # tyro says below what is wrong, better
             chosen = first.parse_args([])
     if chosen.resume and chosen.output:
-        usual = own(chosen.output)
+        train_defaults = own(chosen.output)
     else:
-        usual = Train(env="", settings=presets.preset(chosen.preset, chosen.model))
-    train_defaults = dataclasses.replace(usual, given_episodes=chosen.real_episodes)
-    if not usual.env:
+        train_defaults = Train(env="", settings=presets.preset(chosen.preset, chosen.model))
+    if not train_defaults.env:
         object.__setattr__(train_defaults, "env", tyro.MISSING)  # which no annotation admits
     train = tyro.conf.subcommand("train", default=train_defaults, prefix_name=False)
     others = [

@@ -1,5 +1,6 @@
 """`dynasac record`."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,7 +44,8 @@ class Record:
             raise UsageError(f"--output {self.output} is a directory: name a file in it")
         if stem.suffix in (".mp4", ".gif"):
             stem = stem.with_suffix("")
-        made = video.record(agent, stem, self.episodes, self.seed, self.lookahead, print)
+        with contextlib.closing(agent):
+            made = video.record(agent, stem, self.episodes, self.seed, self.lookahead, print)
         if not made.drawn:
             print(f"{agent.env_id} does not draw itself: these are traces of its numbers")
         for path in (made.mp4, made.gif):

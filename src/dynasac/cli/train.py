@@ -1,5 +1,6 @@
 """`dynasac train`."""
 
+import contextlib
 import json
 import shlex
 import sys
@@ -39,13 +40,12 @@ class Train:
     output: Path | None = None
     """run directory; runs/ENV, numbered, if not given"""
     resume: bool = False
-    """go on with the run in --output, with its own settings, to the --real-episodes given or its
-    own; ENV and --model are needed only if they are modules or files of your own"""
+    """go on with the run in --output, with its own settings; ENV and --model are needed only if
+    they are modules or files of your own. --real-episodes, --env-retries, --step-seconds and
+    --checkpoint-every-steps may be others from now on"""
     evaluation_episodes: int = 100
     """episodes of each evaluation, episode k from reset(seed=10000+k)"""
     settings: Annotated[Config, tyro.conf.arg(name="")] = presets.DEFAULT
-    given_episodes: tyro.conf.Suppress[int | None] = None
-    """--real-episodes, if it was given"""
 
     def run(self) -> int:
         presets.check(self.settings)
@@ -65,7 +65,7 @@ class Train:
                 self.output,
                 self.env,
                 self.model,
-                self.given_episodes,
+                {name: getattr(self.settings, name) for name in presets.RENEWABLE},
                 self.dataset,
                 self.columns,
             )
@@ -95,9 +95,10 @@ class Train:
             )
             directory = runs.Run.create(self.output or _free_directory(agent.env_id), asked)
         try:
-            measured = recording.record_training(
-                agent, directory, self.evaluation_episodes, progress_bar=True
-            )
+            with contextlib.closing(agent):
+                measured = recording.record_training(
+                    agent, directory, self.evaluation_episodes, progress_bar=True
+                )
         except recording.Interrupted:
             print(
                 f"dynasac: stopped; what was learned is in {directory.directory}", file=sys.stderr
@@ -126,8 +127,6 @@ class Train:
             words.insert(2, self.env)
         if ":" in self.model:
             words += ["--model", self.model]
-        if self.resume and self.given_episodes is not None:
-            words += ["--real-episodes", str(self.given_episodes)]
         return shlex.join(words)
 
     def _refuse_changes(self, directory: Path) -> None:
@@ -146,11 +145,12 @@ class Train:
 
     def _fixed(self) -> dict[str, Any]:
         """What stays as it is for the whole of a run, by the names of the options."""
+        settings = flat(plain(self.settings))
         return {
             "seed": self.seed,
             "preset": self.preset,
             "evaluation_episodes": self.evaluation_episodes,
-            **flat(plain(presets.with_real_episodes(self.settings, 0))),
+            **{name: value for name, value in settings.items() if name not in presets.RENEWABLE},
         }
 
 

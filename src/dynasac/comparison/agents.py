@@ -1,5 +1,6 @@
 """Who is compared, with which settings and how many real steps; the training of one of them."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -224,14 +225,15 @@ def _train_ours(job: Job) -> None:
     agent = DynaSAC(env, model, config, job.seed)
     asked = {**recording.asked_for(agent, model, job.preset), **_here_and_now()}
     run = runs.Run.create(Path(job.directory), asked)
-    recording.record_training(
-        agent,
-        run,
-        job.evaluation_episodes,
-        progress_bar=False,
-        total_timesteps=job.real_steps,
-        evaluate_every=episode_steps,
-    )
+    with contextlib.closing(agent):
+        recording.record_training(
+            agent,
+            run,
+            job.evaluation_episodes,
+            progress_bar=False,
+            total_timesteps=job.real_steps,
+            evaluate_every=episode_steps,
+        )
 
 
 def _here_and_now() -> dict[str, str]:

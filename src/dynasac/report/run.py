@@ -1,5 +1,6 @@
 """The sections of a run: what was asked, what came out, and what happened on the way."""
 
+import contextlib
 import os
 import shlex
 
@@ -289,7 +290,8 @@ def _plane(
     try:
         # of a model that is not named, a map needs only where states lie, which known physics tells
         agent, _ = recording.load_run(run.directory, env_id, model)
-        plane = phase_map(agent)
+        with contextlib.closing(agent):
+            plane = phase_map(agent)
     except UsageError as error:
         return None, Text(f"There are no maps of the policy: {clean(str(error))}", "notice")
     except Exception as error:  # environment and model are somebody else's code
