@@ -309,6 +309,30 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
     assert [row["real_episodes"] for row in rows(tmp_path / "stopped")] == ["0", "1", "2"]
 
 
+def test_readers_work_while_training_runs_and_a_second_writer_is_refused(tmp_path, capsys):
+    settings = [*TINY, "--planning.updates=40000", "--real-episodes=30"]
+    training = start("train", "probes:Rail-v0", SLIDE, *settings, "--output=run")
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "run" / "metrics.csv").exists():
+        assert training.poll() is None, training.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    while not (tmp_path / "run" / "policy" / "policy.safetensors").exists():
+        time.sleep(0.02)
+    for _ in range(3):
+        assert cli.run(["evaluate", "run", "--episodes=2", "--env=Rail-v0"]) == 0
+        assert cli.run(["report", "run", "--env=Rail-v0"]) == 0
+        assert json.loads((tmp_path / "run" / "config.json").read_text())["env_id"] == "Rail-v0"
+        with pytest.raises(UsageError, match="run is being written by another process"):
+            cli.run(["train", "Rail-v0", "--resume", "--output=run", SLIDE])
+    assert training.poll() is None, "it was over too soon to show anything"
+    assert "mean return" in capsys.readouterr().out
+    training.send_signal(signal.SIGTERM)
+    code, _, error = finish(training)
+    assert code == 130
+    assert "Traceback" not in error
+
+
 def test_what_goes_on_with_a_run_is_only_what_was_given():
     def told(*arguments):
         return parse(["train", *arguments])._go_on(Path("my run"))

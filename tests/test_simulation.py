@@ -10,7 +10,7 @@ import pytest
 from conftest import SMALL, SMALL_PLANNING, SMALL_SAC
 
 from dynasac import DynaSAC, UsageError, sac, simulation
-from dynasac.models import HostModel, HostStep
+from dynasac.models import Called, HostModel, HostStep
 
 SPACES = probes.probe_spaces()
 CONFIG = dataclasses.replace(SMALL_PLANNING, simulations=4, simulated_transitions=2)
@@ -81,6 +81,84 @@ def test_a_simulator_that_breaks_is_refused():
         UsageError, match="no step of Rail gives finite numbers: look at its rewards"
     ):
         advanced(model, 10, start)
+
+
+ODD = {
+    r"step must return a HostStep, not tuple": lambda found: tuple(found),
+    r"returned states as float64\[4, 2\]: .* of shape \[4, 1\]": lambda found: found._replace(
+        states=np.zeros((4, 2))
+    ),
+    r"returned observations as float32\[4\]: .* of shape \[4, 1\]": lambda found: found._replace(
+        observations=np.zeros(4, np.float32)
+    ),
+    r"returned rewards as float64\[\]: .* of shape \[4\]": lambda found: found._replace(
+        rewards=np.zeros(())
+    ),
+    r"returned rewards as object\[4\]: they must be numbers": lambda found: found._replace(
+        rewards=np.array([None] * 4)
+    ),
+    r"returned terminated as float64\[4\]: it must be bool\[4\]": lambda found: found._replace(
+        terminated=np.zeros(4)
+    ),
+}
+"""what a step returns instead of what it should, by what is told of it"""
+
+
+@pytest.mark.parametrize("told", ODD)
+def test_a_step_that_returns_what_it_must_not_is_named(told):
+    class Odd(Rail):
+        def step(self, states, actions):
+            return ODD[told](super().step(states, actions))
+
+    with pytest.raises(UsageError, match=rf"Odd\.{told}" if "must return" in told else told):
+        advanced(Odd(), 10)
+
+
+def test_the_check_of_a_model_names_it_too():
+    class Odd(Rail):
+        def step(self, states, actions):
+            return super().step(states, actions)._replace(rewards=0.0)
+
+    with pytest.raises(UsageError, match=r"Odd\.step returned rewards as float64\[\]"):
+        Called(Odd())
+
+
+def test_a_reset_that_returns_what_it_must_not_is_named():
+    class Odd(Rail):
+        found: object = None
+
+        def reset(self, count, rng):
+            return self.found
+
+    for found, told in (
+        (np.zeros((4, 1)), r"must return a tuple \(states, observations\)"),
+        ((np.zeros(4), np.zeros((4, 1))), r"states as float64\[4\]: .* of shape \[4, any\]"),
+        ((np.zeros((4, 1)), np.zeros((4, 3))), r"observations as float64\[4, 3\]"),
+    ):
+        model = Odd()
+        model.found = found
+        with pytest.raises(UsageError, match=rf"Odd\.reset .*{told}"):
+            simulation.create(model, SPACES, CONFIG, 100, 0)
+
+
+def test_what_a_simulator_writes_into_is_its_own():
+    class Reused(Rail):
+        def reset(self, count, rng):
+            self.states = np.full((4, 1), 0.4)
+            self.shown = np.full((4, 1), 0.4, np.float32)
+            return self.states[:count], self.shown[:count]
+
+        def step(self, states, actions):
+            found = super().step(states, actions)
+            states *= np.nan
+            self.states[:], self.shown[:] = found.states, found.observations
+            return found._replace(states=self.states, observations=self.shown)
+
+    found, expected = advanced(Reused(), 1), advanced(Rail(), 1)
+    rows = found.replay.transitions
+    np.testing.assert_allclose(rows.observation[:4], 0.4)
+    np.testing.assert_allclose(rows.next_observation[:4] - 0.4, rows.action[:4], atol=1e-6)
+    assert int(found.replay.size) == int(expected.replay.size)
 
 
 def test_the_box_of_what_is_unbounded_is_measured():

@@ -16,6 +16,7 @@ from .errors import UsageError
 from .models import DynamicsModel, HostModel
 from .models.ensemble import LEAST_ROWS, EnsembleConfig, feature_count
 from .models.residual import JUDGE, STARTS
+from .models.simulator import host_reset
 from .planning import ROUND
 from .presets import Config
 from .spaces import Spaces
@@ -79,7 +80,7 @@ def sizes_of(spaces: Spaces, model: DynamicsModel | HostModel | None) -> Sizes:
     """The sizes of an environment and its model; one that runs on the host is reset once."""
     state = parameters = None
     if isinstance(model, HostModel):
-        state = model.reset(1, np.random.default_rng(0))[0].nbytes
+        state = host_reset(model, 1, np.random.default_rng(0))[0].nbytes
     elif model is not None:
         parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
     action, steps = spaces.action.size, spaces.episode_steps
@@ -89,20 +90,20 @@ def sizes_of(spaces: Spaces, model: DynamicsModel | HostModel | None) -> Sizes:
 def needed(config: Config, sizes: Sizes) -> Memory:
     """The memory of a training, the program itself apart."""
     replay = _replay(config.replay_capacity, sizes)
-    simulation = 0
+    simulated = 0
     if sizes.state is not None:
         each = sizes.state + NUMBER * sizes.observation + 8  # and its age
-        simulation = replay + config.planning.simulations * each
+        simulated = replay + config.planning.simulations * each
     learner = 2 * _learner(config, sizes) + 6 * NUMBER  # and how the last updates went
     return Memory(
         replay=replay,
-        simulation=simulation,
+        simulation=simulated,
         learner=learner,
         model=(sizes.parameters or 0) + 3 * NUMBER,
         learned_model=2 * _learned_model(config.ensemble, sizes),
         planning=_planning(config, sizes),
         fitting=_fitting(config, sizes) if _learns(config, sizes) else 0,
-        copies=2 * (replay + simulation) + learner,
+        copies=2 * (replay + simulated) + learner,
     )
 
 

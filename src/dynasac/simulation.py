@@ -17,6 +17,7 @@ from jaxtyping import ArrayLike, PRNGKeyArray
 from . import planning, replay
 from .errors import UsageError
 from .models import HostModel
+from .models.simulator import host_reset, host_step
 from .planning import PlanningConfig
 from .replay import ReplayState
 from .sac import SACState
@@ -41,7 +42,7 @@ def create(
     model: HostModel, spaces: Spaces, config: PlanningConfig, capacity: int, seed: int
 ) -> Simulation:
     """Episodes that have just begun, and an empty replay."""
-    states, observations = model.reset(config.simulations, np.random.default_rng((seed, 0)))
+    states, observations = host_reset(model, config.simulations, np.random.default_rng((seed, 0)))
     empty = replay.create(capacity, spaces.observation.size, spaces.action.size)
     # at different ages, so that the time limit does not end all of them at once
     ages = np.arange(config.simulations) * spaces.episode_steps // config.simulations
@@ -97,7 +98,7 @@ def follow(
     kept, broken = 0, set()
     for step in range(steps):
         unit, action = act(step, observations)
-        result = model.step(states, np.asarray(action))
+        result = host_step(model, states, np.asarray(action))
         finite = (
             np.isfinite(result.states).all(1)
             & np.isfinite(result.observations).all(1)
@@ -113,10 +114,10 @@ def follow(
             terminated=jnp.asarray(result.terminated),
         )
         memory = _add(memory, rows, jnp.asarray(finite))
-        states, observations, ages = result.states, np.array(result.observations), ages + 1
+        states, observations, ages = result.states, result.observations, ages + 1
         over = np.flatnonzero(~finite | result.terminated | (ages >= spaces.episode_steps))
         if len(over):
-            states[over], observations[over] = model.reset(len(over), rng)
+            states[over], observations[over] = host_reset(model, len(over), rng)
             ages[over] = 0
     if not kept:
         raise UsageError(
@@ -163,17 +164,18 @@ def visited_box(model: HostModel, spaces: Spaces, seed: int, rollouts: int = 32)
     if all(spaces.bounded):
         return spaces
     rng = np.random.default_rng((seed, 1))
-    states, starts = model.reset(rollouts, rng)
+    states, starts = host_reset(model, rollouts, rng)
     low, high = np.asarray(spaces.action.low), np.asarray(spaces.action.high)
     seen = []
     for _ in range(min(spaces.episode_steps, LONGEST_VISIT)):
-        result = model.step(states, rng.uniform(low, high, (rollouts, len(low))).astype(np.float32))
-        states = np.array(result.states)
+        actions = rng.uniform(low, high, (rollouts, len(low))).astype(np.float32)
+        result = host_step(model, states, actions)
+        states = result.states
         finite = np.isfinite(result.observations).all(1) & np.isfinite(states).all(1)
         seen.append(result.observations[finite])
         over = np.flatnonzero(result.terminated | ~finite)
         if len(over):
-            states[over], _ = model.reset(len(over), rng)
+            states[over], _ = host_reset(model, len(over), rng)
     return planning.box_around(starts, np.concatenate(seen), spaces, model.name)
 
 

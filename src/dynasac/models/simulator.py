@@ -74,6 +74,71 @@ class HostModel(abc.ABC):
         """Release threads and windows."""
 
 
+def host_reset(
+    model: HostModel, count: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "count state"], Float[np.ndarray, "count observation"]]:
+    """`HostModel.reset`, of arrays that nobody else writes into.
+
+    Raises:
+        UsageError: it returned something else.
+    """
+    found = model.reset(count, rng)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise UsageError(f"{model.name}.reset must return a tuple (states, observations)")
+    states = _numbers(model, "reset", "states", found[0], (count, None))
+    shape = (count, model.observation_size)
+    observations = _numbers(model, "reset", "observations", found[1], shape)
+    return states.astype(np.float64), observations.astype(np.float32)
+
+
+def host_step(model: HostModel, states: np.ndarray, actions: np.ndarray) -> HostStep:
+    """`HostModel.step`, of arrays that nobody else writes into.
+
+    Raises:
+        UsageError: it returned something else; numbers may be other than finite.
+    """
+    found = model.step(states.copy(), actions)
+    if not isinstance(found, HostStep):
+        raise UsageError(f"{model.name}.step must return a HostStep, not {type(found).__name__}")
+    rows = (len(states),)
+
+    def numbers(field: str, shape: tuple[int, ...]) -> np.ndarray:
+        return _numbers(model, "step", field, getattr(found, field), shape)
+
+    ended = np.asarray(found.terminated)
+    if ended.shape != rows or ended.dtype != bool:
+        raise UsageError(
+            f"{model.name}.step returned terminated as {ended.dtype}{list(ended.shape)}: it must "
+            f"be bool{list(rows)}"
+        )
+    observations = numbers("observations", (*rows, model.observation_size))
+    with np.errstate(over="ignore"):
+        observations = observations.astype(np.float32)
+    return HostStep(
+        numbers("states", states.shape).astype(np.float64),
+        observations,
+        numbers("rewards", rows),
+        ended,
+    )
+
+
+def _numbers(
+    model: HostModel, method: str, field: str, value: Any, shape: tuple[int | None, ...]
+) -> np.ndarray:
+    """An array of numbers, held against its shape; None in that is any size."""
+    array = np.asarray(value)
+    fits = len(array.shape) == len(shape) and all(
+        wanted in (None, size) for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype.kind not in "fiu":
+        told = ["any" if size is None else size for size in shape]
+        raise UsageError(
+            f"{model.name}.{method} returned {field} as {array.dtype}{list(array.shape)}: they "
+            f"must be numbers of shape {told}".replace("'", "")
+        )
+    return array
+
+
 class Called(DynamicsModel):
     """A host model behind the contract of those that are compiled, for trying it on transitions.
 
@@ -82,6 +147,11 @@ class Called(DynamicsModel):
     """
 
     host: HostModel = eqx.field(static=True)
+
+    def __check_init__(self):
+        # from within a compiled program nobody would learn what is wrong with it
+        states, _ = host_reset(self.host, 1, np.random.default_rng(0))
+        host_step(self.host, states, np.zeros((1, self.host.action_size), np.float32))
 
     @property
     def name(self) -> str:
