@@ -70,12 +70,16 @@ def run(quick: bool) -> dict:
     untold = damage["tried"] - damage["told_apart"]
     let_in = hostile["tests"] - hostile["passed"]
     amiss = strange["tried"] - strange["as_expected"]
-    return {
+    found = {
         "kills": kills,
         "damaged_files": damage,
         "hostile_files": hostile,
         "misbehaving": strange,
         "soak": soaked,
+    }
+    print("\n".join(table(found)))
+    return {
+        **found,
         "targets": [
             report.target("SIGKILLs", kills["kills"], KILLS, KILLS, True),
             report.target("phases hit, of six", len(kills["by_phase"]), 6, 6, True),
@@ -91,6 +95,55 @@ def run(quick: bool) -> dict:
             ),
         ],
     }
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """All of it in Markdown, for docs/reliability.md."""
+    kills, hostile, soaked = found["kills"], found["hostile_files"], found["soak"]
+    phases = ", ".join(f"{name} {count}" for name, count in kills["by_phase"].items())
+    same, runs = kills["runs_with_identical_bytes"], kills["runs"]
+    rows = [
+        ("**SIGKILL**, then `--resume`", "", ""),
+        (
+            f"at a random moment ({phases})",
+            f"{kills['kills']:,}",
+            f"{same:,} of {runs:,} runs ended in identical bytes",
+        ),
+        ("**Checkpoints**", "", ""),
+        *(
+            (kind, f"{each['tried']:,}", f"{each['told']:,} told, the one before gone on from")
+            for kind, each in found["damaged_files"]["by_kind"].items()
+        ),
+        ("**Hostile files**", "", ""),
+        *(
+            (f"for the loader of {loader}", f"{count:,}", "")
+            for loader, count in hostile["by_loader"].items()
+        ),
+        (
+            "all of these",
+            f"{hostile['inputs']:,}",
+            f"{hostile['refused']:,} refused in one line, the others read; "
+            f"{hostile['tests'] - hostile['passed']} crashes, hangs or blow-ups",
+        ),
+        ("**Environments that misbehave**", "", ""),
+        *(
+            (each["way"], f"{each['tried']:,}", f"{each['right']:,} {each['expected']}, none lost")
+            for each in found["misbehaving"]["ways"]
+        ),
+        ("**A long run**", "", ""),
+        (
+            "updates, in as many real episodes",
+            f"{soaked['updates']:,}, {soaked['real_episodes']:,}",
+            f"{soaked['growth_mb']:+.1f} MB of memory, {soaked['compiled']:.3g} s of compiling, "
+            f"{soaked['growth_of_other_files_kb']:+.1f} kB of files but the metrics, after the "
+            f"first tenth; the last tenth took {soaked['slower']:.2f} of the second's time",
+        ),
+    ]
+    return [
+        "| tried | how often | what came of it |",
+        "| --- | --- | --- |",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
 
 
 def killed(wanted: int) -> dict:

@@ -1,6 +1,8 @@
 """The run directory: plain files that any reader takes."""
 
 import csv
+import errno
+import fcntl
 import json
 import resource
 import struct
@@ -153,6 +155,14 @@ def test_two_processes_do_not_write_to_one_directory(run):
         with pytest.raises(UsageError, match="is being written by another process"):
             begin(run.directory)
     run.close()
+    Run(run.directory).close()
+
+
+def test_a_file_system_without_locks_is_written_to(run, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
     Run(run.directory).close()
 
 

@@ -90,6 +90,8 @@ def locked(directory: Path, busy: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"{directory} {busy}") from None
+        except OSError:
+            pass  # a file system without locks: better to work without than not at all
         yield
     finally:
         os.close(handle)
