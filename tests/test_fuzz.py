@@ -1,5 +1,6 @@
 """Every loader, on more than 100,000 damaged files: each is read, or refused in one line."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -22,6 +23,8 @@ import numpy as np
 import probes
 import pytest
 from conftest import SMALL, redescribed, untrained_run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from dynasac import DynaSAC, UsageError, checkpoint, datasets, presets, recording, report, runs
@@ -89,6 +92,7 @@ def try_all(loader: str, seed: int, attempt) -> int:
 
 # --- checkpoints
 
+RAIL = spaces_of(gym.make("Rail-v0"))
 TREE = {"matrix": jnp.arange(6.0).reshape(2, 3), "count": np.int64(7), "flag": jnp.asarray(True)}
 DESCRIPTION = {"env_id": "Rail-v0", "sizes": [1, 1], "config": {"hidden": [8, 8]}}
 
@@ -186,6 +190,55 @@ def test_descriptions_of_what_was_learned(fuzz, seed, rail):
         json.dumps(ladder.described(found), allow_nan=False)
 
     fuzz("adaptation", seed, attempt)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(), each, max_size=4),
+)
+"""what a file of JSON may hold"""
+SETTING = st.sampled_from([*runs.flat(runs.plain(SMALL)), "sac", "planning.starts"])
+
+
+def nested(names: dict[str, object]) -> dict:
+    """Dotted names as groups of settings."""
+    found: dict = {}
+    for name, value in names.items():
+        *groups, last = name.split(".")
+        at = found
+        for group in groups:
+            at = at.setdefault(group, {}) if isinstance(at, dict) else {}
+        if isinstance(at, dict):
+            at[last] = value
+    return found
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(st.dictionaries(SETTING, JSON, max_size=3))
+def test_settings_of_any_value(found):
+    written = json.dumps(nested(found)).encode()
+    with contextlib.suppress(UsageError):
+        presets.check(presets.from_plain(whole(written)))
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.binary(max_size=300))
+def test_files_of_any_bytes(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    for read in (
+        lambda: checkpoint.read_json(path),
+        lambda: tree(path),
+        lambda: runs.read_metrics(tmp_path),
+        lambda: datasets.read(path, RAIL),
+    ):
+        with contextlib.suppress(UsageError):
+            read()
 
 
 # --- run directories
@@ -327,8 +380,6 @@ def test_what_was_to_be_compared(fuzz, seed, tmp_path):
 
 
 # --- data sets
-
-RAIL = spaces_of(gym.make("Rail-v0"))
 
 
 @pieces("table")
