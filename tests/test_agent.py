@@ -1,6 +1,7 @@
 """DynaSAC as users of stable-baselines3 expect it."""
 
 import dataclasses
+import errno
 import hashlib
 import inspect
 
@@ -371,9 +372,83 @@ def test_a_negative_seed_is_refused():
         DynaSAC("Rail-v0", probes.Slide(), SMALL, seed=-1)
 
 
-def test_an_environment_without_an_id_can_be_learned_in_but_not_evaluated():
+def test_an_environment_without_an_id_is_evaluated_in_turn():
     agent = DynaSAC(gym.wrappers.TimeLimit(probes.Clock(), 5), "none", SMALL)
     agent.learn(real_episodes=1)
     assert agent.state.counts.real_steps == 5
-    with pytest.raises(UsageError, match="made by gymnasium"):
-        agent.evaluate(1)
+    assert agent.evaluate(3).returns == agent.evaluate(1).returns * 3
+
+
+def test_a_policy_does_not_bring_limits_of_its_own(tmp_path, rail):
+    rail.save(tmp_path)
+    narrow = gym.wrappers.RescaleAction(gym.make("Rail-v0"), np.float32(-1), np.float32(1))
+    with pytest.raises(UsageError, match=r"actions from \[-2\.0\] to \[2\.0\], the .*\[-1\.0\]"):
+        DynaSAC.load(tmp_path, narrow, "none")
+
+
+def test_saving_leaves_no_model_of_another_agent(tmp_path, rail):
+    rail.save(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    DynaSAC("Rail-v0", "none", SMALL).save(tmp_path)
+    assert not list(tmp_path.glob("model.*"))
+
+
+def test_a_checkpoint_of_another_environment_is_refused(tmp_path):
+    DynaSAC("Recall-v0", "none", SMALL).save_checkpoint(tmp_path)
+    with pytest.raises(UsageError, match="is of 'Recall-v0', not of Clock-v0"):
+        DynaSAC("Clock-v0", "none", SMALL).load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_put_aside(tmp_path, monkeypatch):
+    agent = DynaSAC("Clock-v0", "none", SMALL)
+    agent.save_checkpoint(tmp_path)
+    agent.save_checkpoint(tmp_path)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "regular", refused)
+    with pytest.raises(UsageError, match=r"cannot read .*: Permission denied"):
+        agent.load_checkpoint(tmp_path)
+    assert len(checkpoint.numbered(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"real_episodes": -1},
+        {"gradient_updates": 2**40},
+        {"episode_steps": -3},
+        {"episode_steps": 500},
+        {"diverged": 10**6},
+    ],
+)
+def test_counts_that_cannot_be_are_damage(change, tmp_path):
+    agent = DynaSAC("Clock-v0", "none", SMALL).learn(real_episodes=1)
+    agent.state = agent.state._replace(counts=agent.state.counts._replace(**change))
+    agent.save_checkpoint(tmp_path)
+    with pytest.raises(UsageError, match="its counts cannot be"):
+        DynaSAC("Clock-v0", "none", SMALL).load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"size": -1}, {"size": 10**6}, {"position": 3}])
+def test_replays_that_cannot_be_are_damage(change, tmp_path):
+    agent = DynaSAC("Clock-v0", "none", SMALL).learn(real_episodes=1)
+    forged = {name: jnp.asarray(np.int32(value)) for name, value in change.items()}
+    replay = dataclasses.replace(agent.state.replay, **forged)
+    agent.state = agent.state._replace(replay=replay)
+    agent.save_checkpoint(tmp_path)
+    with pytest.raises(UsageError, match="its counts cannot be"):
+        DynaSAC("Clock-v0", "none", SMALL).load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("deed", ["remember", "learn"])
+def test_what_a_callback_may_not_do(deed):
+    def call(agent, row):
+        logged = jax.tree.map(lambda ring: ring[:2], agent.state.replay.transitions)
+        agent.remember(logged) if deed == "remember" else agent.learn(1)
+
+    agent = DynaSAC("Clock-v0", "none", SMALL)
+    with pytest.raises(UsageError, match="callback"):
+        agent.learn(real_episodes=1, callback=call)
+    agent.learn(real_episodes=1)

@@ -165,7 +165,7 @@ def test_without_a_model(tmp_path):
         (["Pendulum-v1", "--sac.learning-rate=0"], r"must be more than 0"),
         (["Pendulum-v1", "--sac.discount=2"], r"--sac.discount 2.0"),
         (["Pendulum-v1", "--sac.hidden", "0"], r"--sac.hidden"),
-        (["Pendulum-v1", "--evaluation-episodes=0"], r"--evaluation-episodes: at least 1"),
+        (["Pendulum-v1", "--evaluation-episodes=-1"], r"--evaluation-episodes: 0 to 1,000,000"),
         (["Pendulum-v1", "--seed=-1"], r"--seed -1: from 0 to"),
         (["Pendulum-v1", "--resume"], r"--resume needs --output"),
         (["Pendulum-v1", "--resume", "--output=nothing"], r"there is no config\.json"),
@@ -295,8 +295,9 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
     first.send_signal(signal.SIGINT)
     code, _, error = finish(first)
     assert code == 130
+    assert "stopping at the next safe point; once more stops at once" in error
     assert "what was learned is in stopped" in error
-    assert "--resume --output stopped" in error
+    assert "go on with:  dynasac train probes:Rail-v0 --resume --output stopped" in error
     assert "Traceback" not in error
     assert not (tmp_path / "stopped" / "summary.json").exists()
     assert (tmp_path / "stopped" / "policy" / "policy.safetensors").exists()
@@ -351,7 +352,7 @@ def test_settings_of_a_run_that_are_changed_are_named(tmp_path):
     for changed, told in (
         (["--seed=4"], "has --seed 0, not 4:"),
         (["--sac.batch-size=5"], "has --sac.batch-size 8, not 5:"),
-        (["--evaluation-episodes=3", "--adapt=none"], "-episodes 2, not 3; --adapt auto, not none"),
+        (["--seed=3", "--adapt=none"], "has --seed 0, not 3; --adapt auto, not none"),
     ):
         with pytest.raises(UsageError, match=told):
             cli.run([*resume, *changed])
@@ -559,6 +560,7 @@ def test_a_run_on_a_log_that_was_killed_at_once_needs_the_log_again(tmp_path):
     assert cli.run([*command, *TINY, *PUSHED, "--real-episodes=0"]) == 0
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.unlink()
+    (tmp_path / "run" / "summary.json").unlink()
     with pytest.raises(UsageError, match=r"name its data set again with --dataset"):
         cli.run([*command, "--resume"])
     assert cli.run([*command, "--resume", *PUSHED]) == 0

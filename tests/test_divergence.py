@@ -1,5 +1,6 @@
 """Bad numbers: a learner that diverges, a model that breaks, and what is never taken for either."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -298,3 +299,28 @@ def test_a_model_that_breaks_in_planning_is_named(preset_name, model, message):
     assert "\n" not in str(error.value)
     assert agent.state.counts.diverged == 0
     assert all(divergence.finite((state.sac, state.replay)) for state in watch.seen)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6, 9])
+def test_an_episode_that_diverges_and_is_interrupted_ends_as_if_it_were_not(stop, tmp_path):
+    learner = dataclasses.replace(SMALL_SAC, learning_rate=1.5, final_learning_rate=1.5)
+    config = dataclasses.replace(
+        COLLECTED, sac=learner, updates_per_real_step=20, checkpoint_every_steps=1
+    )
+    whole = DynaSAC("Recall-v0", "none", config).learn(real_episodes=3)
+    assert whole.state.counts.diverged
+
+    class Stop(Silent):
+        def progress(self, state, phase):
+            if state.counts.episode_steps == stop:
+                raise KeyboardInterrupt
+
+    agent = DynaSAC("Recall-v0", "none", config)
+    with contextlib.suppress(KeyboardInterrupt):
+        agent.learn(real_episodes=3, observer=Stop())
+    agent.save_checkpoint(tmp_path)
+    fresh = DynaSAC("Recall-v0", "none", config)
+    fresh.load_checkpoint(tmp_path)
+    fresh.learn(real_episodes=3)
+    assert fresh.state.counts == whole.state.counts
+    jax.tree.map(np.testing.assert_array_equal, fresh.state.sac, whole.state.sac)

@@ -19,9 +19,11 @@ import pytest
 from conftest import SMALL
 
 from dynasac import DynaSAC, StartWeights, UsageError, border, evaluation
+from dynasac.adapt.explore import explore
 from dynasac.agent import Silent
 from dynasac.cli.words import worth
 from dynasac.presets import from_plain
+from dynasac.spaces import spaces_of
 
 
 def stored(agent):
@@ -264,7 +266,7 @@ def test_a_step_that_returns_what_it_must_not_is_named_and_nothing_before_is_los
     assert "\n" not in said
     assert len(stored(agent).reward) == agent.state.counts.real_steps == 2
     policy = lambda observations: np.zeros((len(observations), 1), np.float32)  # noqa: E731
-    with pytest.raises(UsageError, match=r"\(episode 0, step 2\)"):
+    with pytest.raises(UsageError, match=r"\(evaluation episode 0, step 2\)"):
         evaluation.evaluate(policy, odd, 2, 10)
     with pytest.raises(UsageError, match=r"\(episode from seed 5, step 2\)"):
         list(evaluation.episode(policy, odd(), 10, 5))
@@ -406,12 +408,12 @@ def test_what_was_collected_before_a_failure_is_kept_and_gone_on_from(tmp_path):
     assert phase == "collect"
     counts = state.counts
     assert (counts.real_episodes, counts.real_steps, counts.episode_steps) == (1, 13, 0)
-    assert counts.failures == 1
+    assert counts.failures == counts.attempts == 1
     assert int(state.replay.size) == 13
     assert agent.state is state
     agent.learn(real_episodes=2)
     counts = agent.state.counts
-    assert (counts.real_episodes, counts.real_steps, counts.failures) == (2, 23, 0)
+    assert (counts.real_episodes, counts.real_steps, counts.attempts) == (2, 23, 0)
     assert len(set(env.seeds)) == 3
 
 
@@ -420,7 +422,7 @@ def test_a_failing_episode_is_begun_again_as_often_as_asked():
     env = Failing(5, 6)  # the fourth step, then the reset after it
     agent = DynaSAC(made(env), "none", config).learn(real_episodes=1)
     counts = agent.state.counts
-    assert (counts.real_episodes, counts.real_steps, counts.failures) == (1, 13, 0)
+    assert (counts.real_episodes, counts.real_steps, counts.attempts) == (1, 13, 0)
     assert len(stored(agent).reward) == 13
     again = DynaSAC(made(Failing(5, 6)), "none", config).learn(real_episodes=1)
     same(again.state, agent.state)
@@ -446,7 +448,7 @@ def test_a_failure_while_catching_up():
         agent.learn(real_episodes=1, observer=StopAt(0, 5))
     agent.learn(real_episodes=1)
     counts = agent.state.counts
-    assert (counts.real_episodes, counts.real_steps, counts.failures) == (1, 15, 0)
+    assert (counts.real_episodes, counts.real_steps, counts.attempts) == (1, 15, 0)
 
 
 def test_the_keyboard_is_no_failure():
@@ -695,3 +697,149 @@ def test_settings_that_make_no_sense(given, told):
 def test_settings_are_read_as_they_were_written():
     for config in (SMALL, LIMITED, dataclasses.replace(KEPT, env_retries=3)):
         assert from_plain(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No pauses; how long they would have been."""
+    pauses: list[float] = []
+    monkeypatch.setattr(border.time, "sleep", pauses.append)
+    return pauses
+
+
+def zeros(observations):
+    return np.zeros((len(observations), 1), np.float32)
+
+
+def test_pauses_between_attempts_grow(quick, caplog):
+    error = border.Failure("the motor is hot")
+    for failed in range(8):
+        border.begin_again(error, failed, 8)
+    assert quick == [0, 1, 2, 4, 8, 16, 30, 30]
+    assert caplog.messages[0] == "the motor is hot; begun again, retry 1 of 8"
+    assert caplog.messages[3] == "the motor is hot; begun again in 4 s, retry 4 of 8"
+    with pytest.raises(border.Failure):
+        border.begin_again(error, 8, 8)
+    with pytest.raises(border.Unusable):
+        border.begin_again(border.Unusable("gone"), 0, 8)
+
+
+def test_evaluations_begin_failed_episodes_again(quick):
+    whole = evaluation.evaluate(zeros, Rail, 3, 10)
+    made_of = []
+
+    def make():
+        made_of.append(Failing(*((1, 4, 9) if len(made_of) == 1 else ())))
+        return made_of[-1]
+
+    found = evaluation.evaluate(zeros, make, 3, 10, retries=3)
+    assert found.returns == whole.returns
+    assert len(quick) == 3
+    made_of.clear()
+    with pytest.raises(UsageError, match=r"evaluation episode 1, step 3\)"):
+        evaluation.evaluate(zeros, make, 3, 10, retries=2)
+
+
+def test_a_device_that_is_there_once_is_evaluated_in_turn():
+    whole = evaluation.evaluate(zeros, Rail, 5, 10)
+    devices = []
+
+    def make(there=2):
+        if len(devices) == there:
+            raise OSError("device or resource busy")
+        devices.append(Rail())
+        return devices[-1]
+
+    assert evaluation.evaluate(zeros, make, 5, 10).returns == whole.returns
+    devices.clear()
+    alone = evaluation.evaluate(zeros, lambda: make(0), 5, 10, spare=Rail())
+    assert alone.returns == whole.returns
+    with pytest.raises(UsageError, match="cannot be made: OSError: device or resource busy"):
+        evaluation.evaluate(zeros, lambda: make(0), 5, 10)
+
+
+def test_what_hangs_in_an_evaluation_is_not_waited_for(hanging):
+    config = dataclasses.replace(LIMITED, env_retries=1)
+    agent = DynaSAC(hanging, "none", config)
+    assert len(agent.evaluate(2).returns) == 2
+    Hanging.hung = 0
+    with pytest.raises(UsageError, match=r"evaluation episode 0, step 3\): TimeoutError"):
+        DynaSAC(hanging, "none", LIMITED).evaluate(1)
+
+
+class Strange:
+    """Fails when it is looked at."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("on another device")
+
+
+@pytest.mark.parametrize(
+    ("told", "change"),
+    [
+        ("an observation that is no numbers", replaced(0, Strange())),
+        ("a reward that is no numbers", replaced(1, Strange())),
+        ("terminated as a Strange", replaced(2, Strange())),
+    ],
+)
+def test_objects_that_fail_are_no_numbers(told, change):
+    agent = DynaSAC(made(Odd(change)), "none", SMALL)
+    with pytest.raises(UsageError, match=rf"{told} .*\(real episode 1, step 2\)"):
+        agent.learn(real_episodes=1)
+    assert agent.state.counts.real_steps == 2
+
+
+def test_an_environment_that_wants_to_exit_has_failed():
+    class Window(Rail):
+        time = 0
+
+        def step(self, action):
+            self.time += 1
+            if self.time == 4:
+                sys.exit(0)
+            return super().step(action)
+
+    agent = DynaSAC(made(Window()), "none", SMALL)
+    with pytest.raises(UsageError, match=r"asked to exit with 0 \(real episode 1, step 3\)"):
+        agent.learn(real_episodes=1)
+    assert agent.state.counts.real_steps == 3
+
+
+def test_observations_that_change_in_mid_episode():
+    class Growing(Rail):
+        time = 0
+
+        def step(self, action):
+            self.time += 1
+            found = super().step(action)
+            if self.time < 4:
+                return found
+            self.observation_space = gym.spaces.Box(-1.0, 1.0, (2,))
+            return (np.zeros(2, np.float32), *found[1:])
+
+    agent = DynaSAC(made(Growing()), "none", SMALL)
+    with pytest.raises(UsageError, match=r"changed from 1 numbers to shape \(2,\) .*step 3\)"):
+        agent.learn(real_episodes=1)
+    assert agent.state.counts.real_steps == 3
+
+
+def test_an_environment_that_cannot_be_closed_is_told_of(caplog):
+    class Stuck(Rail):
+        def close(self):
+            raise OSError("the port\nis gone")
+
+    DynaSAC(made(Stuck()), "none", SMALL).close()
+    assert len(evaluation.evaluate(zeros, Stuck, 1, 10).returns) == 1
+    said = "the environment could not be closed: OSError: the port"
+    assert caplog.messages == [said, said]
+
+
+def test_checks_begin_failed_episodes_again(quick):
+
+    env = made(Failing(5, 6, 20))
+    rows = explore(env, probes.Slide(), spaces_of(env), 40, 0, retries=2)
+    assert len(rows.reward) == 40
+    assert len(set(env.unwrapped.seeds)) == len(env.unwrapped.seeds)
+    env = made(Failing(5, 6, 7))
+    with pytest.raises(UsageError, match=r"exploring, step 3, reset\)"):
+        explore(env, probes.Slide(), spaces_of(env), 40, 0, retries=2)

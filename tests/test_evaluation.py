@@ -69,15 +69,15 @@ def test_regret_is_for_the_standard_episodes_alone():
 
 
 def test_at_least_one_episode():
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="ask for 1 to 1,000,000"):
         evaluate(nothing, probes.Clock, 0, 10)
 
 
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
-        ("BrokenObservation-v0", r"non-finite observation \(episode 0, step 2\)"),
-        ("BrokenReward-v0", r"reward inf \(episode 0, step 2\)"),
+        ("BrokenObservation-v0", r"non-finite observation \(evaluation episode 0, step 2\)"),
+        ("BrokenReward-v0", r"reward inf \(evaluation episode 0, step 2\)"),
     ],
 )
 def test_what_is_not_finite_is_refused(env_id, message):

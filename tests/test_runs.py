@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import resource
+import shutil
 import struct
 from pathlib import Path
 
@@ -22,6 +23,7 @@ ROW = {
     "real_episodes": 0,
     "real_steps": 0,
     "logged_transitions": 0,
+    "failures": 0,
     "synthetic_transitions": 256,
     "gradient_updates": 10,
     "train_return": None,
@@ -52,8 +54,8 @@ def test_metrics_has_a_header_and_a_row_each(run):
     with (run.directory / "metrics.csv").open(newline="") as file:
         header, first, second = list(csv.reader(file))
     assert tuple(header) == METRICS
-    assert first[:10] == ["0", "0", "0", "256", "10", "", "-130.5", "", "", "exact"]
-    assert second[:6] == ["1", "200", "0", "256", "10", "-900.0"]
+    assert first[:11] == ["0", "0", "0", "0", "256", "10", "", "-130.5", "", "", "exact"]
+    assert second[:7] == ["1", "200", "0", "0", "256", "10", "-900.0"]
     assert 0 <= float(first[-1]) <= float(second[-1])
 
 
@@ -222,3 +224,66 @@ def test_the_compile_clock_counts_compiling():
     jax.jit(lambda x: jnp.sin(x) * 3.25)(jnp.ones(7))
     first = clock.seconds
     assert first > 0
+
+
+def test_a_directory_that_was_moved_is_not_made_anew(run):
+    moved = run.directory.with_name("moved")
+    run.directory.rename(moved)
+    with pytest.raises(UsageError, match="was moved or removed while it was written"):
+        run.check_place()
+    run.directory.mkdir()
+    with pytest.raises(UsageError, match="was moved or removed"):
+        run.check_place()
+    run.directory.rmdir()
+    moved.rename(run.directory)
+    run.check_place()
+
+
+def test_a_training_whose_directory_is_moved_stops(tmp_path):
+    agent = DynaSAC("Clock-v0", "none", presets.with_real_episodes(SMALL, 3))
+    run = Run.create(tmp_path / "run", recording.asked_for(agent, "none", "default"))
+
+    def move(agent, row):
+        if row["real_episodes"] == 1:
+            (tmp_path / "run").rename(tmp_path / "moved")
+
+    recorder = recording.Recorder(agent, run, episodes=2)
+    with pytest.raises(UsageError, match="was moved"):
+        agent.learn(callback=move, observer=recorder)
+    run.close()
+    assert not (tmp_path / "run").exists()
+    resumed, again, _ = recording.resume(tmp_path / "moved", "Clock-v0", "none")
+    again.close()
+    assert resumed.state.counts.real_episodes == 1
+
+
+def test_a_run_that_was_resumed_is_never_discarded(run):
+    run.close()
+    again = Run(run.directory)
+    again.discard_if_empty()
+    again.close()
+    assert (run.directory / "config.json").exists()
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_not_begun_anew(tmp_path):
+    agent = DynaSAC("Clock-v0", "none", presets.with_real_episodes(SMALL, 1))
+    run = Run.create(tmp_path / "run", recording.asked_for(agent, "none", "default"))
+    recording.record_training(agent, run, episodes=2, progress_bar=False)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    for lost in ("summary.json", "policy"):
+        with pytest.raises(UsageError, match="has results, but no checkpoint to go on from"):
+            recording.resume(tmp_path / "run", "Clock-v0", "none")
+        path = tmp_path / "run" / lost
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_without_evaluation_the_environment_is_for_training_alone(tmp_path):
+    agent = DynaSAC("Clock-v0", "none", presets.with_real_episodes(SMALL, 2))
+    run = Run.create(tmp_path / "run", recording.asked_for(agent, "none", "default", None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DynaSAC, "evaluate", lambda *_: pytest.fail("evaluated"))
+        assert recording.record_training(agent, run, episodes=0, progress_bar=False) is None
+    rows = read_metrics(tmp_path / "run")
+    assert [row["eval_mean_return"] for row in rows] == ["", "", ""]
+    assert rows[-1]["train_return"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["evaluation"] is None

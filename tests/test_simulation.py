@@ -141,6 +141,50 @@ def test_a_reset_that_returns_what_it_must_not_is_named():
             simulation.create(model, SPACES, CONFIG, 100, 0)
 
 
+def test_rewards_beyond_single_precision_are_not_kept():
+    class Rich(Rail):
+        def step(self, states, actions):
+            found = super().step(states, actions)
+            return found._replace(rewards=1e300 * np.ones(len(states)))
+
+    with pytest.raises(UsageError, match="no step of Rich gives finite numbers: look at its rew"):
+        advanced(Rich(), 10)
+
+
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_a_simulator_that_raises_is_named(method):
+    def fail(*_):
+        raise ValueError("no contact\nat all")
+
+    model = Rail()
+    start = simulation.create(model, SPACES, CONFIG, 100, 0)
+    setattr(model, method, fail)
+    with pytest.raises(UsageError, match=rf"Rail\.{method} failed: ValueError: no contact"):
+        advanced(model, 10, start) if method == "step" else DynaSAC("Rail-v0", model, SMALL)
+
+
+def test_starts_that_are_no_numbers_are_named():
+    class Nowhere(Rail):
+        def reset(self, count, rng):
+            return np.full((count, 1), np.nan), np.zeros((count, 1), np.float32)
+
+    with pytest.raises(UsageError, match=r"Nowhere\.reset returned states that are not finite"):
+        simulation.create(Nowhere(), SPACES, CONFIG, 100, 0)
+
+
+@pytest.mark.parametrize("found", [np.zeros((3, 1)), np.full((1, 1), np.nan), None])
+def test_states_that_cannot_be_are_told_in_the_decision(found):
+    class Odd(Rail):
+        def state(self, observations):
+            if found is None:
+                raise ValueError("no such state")
+            return np.resize(found, (len(observations) + len(found) - 1, 1))
+
+    config = dataclasses.replace(SMALL, planning=CONFIG, adapt="auto")
+    agent = DynaSAC("Rail-v0", Odd(), config).learn(total_timesteps=20)
+    assert "the simulator cannot be tried: Odd.state " in agent.state.adaptation.sentence
+
+
 def test_what_a_simulator_writes_into_is_its_own():
     class Reused(Rail):
         def reset(self, count, rng):

@@ -142,6 +142,7 @@ class DynaSAC:
         self.task = Task(env, spaces, given, self.config, seed)
         self.state: TrainingState = training.initial(self.task)
         self._samples = 0
+        self._learning = False
 
     @property
     def spaces(self) -> Spaces:
@@ -170,6 +171,8 @@ class DynaSAC:
             UsageError: the data cannot be read, are not the environment's (`datasets.read`), or are
                 more than the replay holds.
         """
+        if self._learning:
+            raise UsageError("remember belongs before learn or after it, not into a callback")
         if isinstance(data, Transition):
             transitions = datasets.check_rows(data, self.task.spaces)
         else:
@@ -208,8 +211,12 @@ class DynaSAC:
             real_episodes = self.config.real_episodes
         if min(real_episodes or 0, total_timesteps or 0) < 0:
             raise UsageError("counts of episodes and steps cannot be negative")
+        if self._learning:
+            raise UsageError("learn was called while it goes on: not from a callback")
         keeper = _Keeper(self, observer or Silent(), callbacks)
         with contextlib.ExitStack() as stack:
+            self._learning = True
+            stack.callback(setattr, self, "_learning", False)
             watching = keeper
             if progress_bar:
                 from .progress import shown
@@ -282,7 +289,9 @@ class DynaSAC:
     ) -> evaluation.Evaluation:
         """Run the deterministic policy; episode k starts from `reset(seed=first_seed + k)`.
 
-        Makes environments of its own where the agent's has an id, so that none is disturbed.
+        Environments of its own go on side by side, as many as can be made. Where none can, as of
+        a device that is there only once, episodes are run one after another in the agent's own.
+        `env_retries` and `step_seconds` hold here too.
         """
         spec = self.env.spec
 
@@ -291,11 +300,18 @@ class DynaSAC:
 
         def make_env():
             if spec is None:
-                raise UsageError("evaluate needs an environment made by gymnasium.make")
-            return gym.make(spec, disable_env_checker=True)
+                raise UsageError("the environment was not made by gymnasium.make")
+            env = gym.make(spec, disable_env_checker=True)
+            return border.timed(env, self.config.step_seconds)
 
         return evaluation.evaluate(
-            policy, make_env, episodes, self.spaces.episode_steps, first_seed
+            policy,
+            make_env,
+            episodes,
+            self.spaces.episode_steps,
+            first_seed,
+            self.config.env_retries,
+            spare=self.task.env,
         )
 
     def save(self, path: str | Path) -> None:
@@ -314,7 +330,10 @@ class DynaSAC:
         folder = Path(path)
         checkpoint.save_tree(folder / POLICY, self._policy_tree(), description)
         checkpoint.write_json(folder / "policy.json", description)
-        if isinstance(self.model, DynamicsModel):
+        if not isinstance(self.model, DynamicsModel):
+            for name in (MODEL, "model.json"):  # of another agent that was saved here
+                (folder / name).unlink(missing_ok=True)
+        else:
             adaptation = self.state.adaptation
             tree, told = (adaptation.model, adaptation.trust), ladder.described(adaptation)
             checkpoint.save_tree(folder / MODEL, tree, told)
@@ -408,16 +427,21 @@ class DynaSAC:
                 damaged.append(error)
                 continue
             for passed in checkpoint.numbered(folder)[: len(damaged)]:
-                passed.rename(f"{passed}.damaged")
+                with contextlib.suppress(OSError):  # where nothing can be written
+                    passed.rename(f"{passed}.damaged")
             return [f"{error}; going on from {path.name}" for error in damaged]
         said = "; ".join(map(str, damaged)) or f"{folder} holds no checkpoint of this version"
         raise UsageError(f"there is nothing to go on from: {said}")
 
     def _go_back_to(self, saved: checkpoint.SavedTree) -> None:
         written = saved.description
+        described = [written.get(name, {}) for name in ("config", "adaptation")]
+        if not all(isinstance(each, dict) for each in described):
+            raise checkpoint.Damaged(f"{saved.path} is damaged: it does not say what it holds")
+        if written.get("env_id") != self.env_id:
+            raise UsageError(f"{saved.path} is of {written.get('env_id')!r}, not of {self.env_id}")
         ours, theirs = (
-            flat(json.loads(json.dumps(config)))
-            for config in (plain(self.config), written.get("config", {}))
+            flat(json.loads(json.dumps(config))) for config in (plain(self.config), described[0])
         )
         changed = [n for n in ours if ours[n] != theirs.get(n) and n not in presets.RENEWABLE]
         if changed or written.get("seed") != self.seed:
@@ -431,6 +455,10 @@ class DynaSAC:
             policy, earlier, replay, learned, simulated, counts, train_return, learning = (
                 saved.tree(self._training_tree())
             )
+            counts = training.Counts(*(int(count) for count in counts))
+            rings = [replay, *([simulated.replay] if simulated else [])]
+            if not training.possible(counts) or not all(ring.possible for ring in rings):
+                raise checkpoint.Damaged(f"{saved.path} is damaged: its counts cannot be")
         except checkpoint.Damaged:
             self.state = before
             raise
@@ -441,14 +469,14 @@ class DynaSAC:
             replay=replay,
             adaptation=adaptation._replace(model=model or adaptation.model, trust=trust),
             simulation=simulated,
-            counts=training.Counts(*(int(count) for count in counts)),
+            counts=counts,
             train_return=float(train_return[0]),
             learning=learning,
         )
 
     def close(self) -> None:
         """Close the environment, and the model if that holds one; the policy still acts."""
-        self.task.env.close()
+        border.close(self.task.env)
         if isinstance(self.task.model, HostModel):
             self.task.model.close()
 
@@ -471,6 +499,12 @@ class DynaSAC:
 
     def _restore(self, policy) -> None:
         learner, observation, action = policy
+        ours = self.task.spaces.action
+        if not eqx.tree_equal(ours, action):
+            raise UsageError(
+                f"what was saved has actions from {_told(action.low)} to {_told(action.high)}, "
+                f"the environment from {_told(ours.low)} to {_told(ours.high)}: name its own"
+            )
         spaces = self.spaces._replace(observation=observation, action=action)
         self.task = self.task._replace(spaces=spaces)
         self.state = self.state._replace(sac=learner)
@@ -514,6 +548,10 @@ def _answer(callback: Callback, answer: object) -> bool | None:
 def _least_weights(hidden: Sequence[int]) -> int:
     """How many weights a network has at least."""
     return sum(before * after for before, after in itertools.pairwise((1, *hidden, 1)))
+
+
+def _told(numbers: Any) -> list[float]:
+    return np.asarray(numbers).tolist()
 
 
 def _sizes(spaces: Spaces) -> list[int]:

@@ -1,8 +1,10 @@
 """Where the real environment is called: what it returns is checked and copied, and it may fail."""
 
 import functools
+import logging
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +14,8 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from .errors import UsageError, one_line
+
+LOG = logging.getLogger(__name__)
 
 
 class Failure(UsageError):
@@ -46,6 +50,8 @@ def reset(env: gym.Env, seed: int, where: str) -> np.ndarray:
         found = env.reset(seed=seed)
     except Failure:
         raise
+    except SystemExit as error:
+        raise _left(error, where) from error
     except TypeError as error:
         for name in ("seed", "options"):
             if f"unexpected keyword argument '{name}'" in str(error):
@@ -73,6 +79,8 @@ def step(env: gym.Env, action: np.ndarray, where: str) -> Arrival:
         found = env.step(np.array(action))  # which it may write into
     except Failure:
         raise
+    except SystemExit as error:
+        raise _left(error, where) from error
     except Exception as error:
         raise _raised(error, where) from error
     form = "(observation, reward, terminated, truncated, info)"
@@ -89,6 +97,11 @@ def _raised(error: Exception, where: str) -> Failure:
     return Failure(f"the environment failed ({where}): {one_line(error)}")
 
 
+def _left(error: SystemExit, where: str) -> Failure:
+    """Of an environment that would have ended the program, as one whose window was closed does."""
+    return Failure(f"the environment asked to exit with {error.code!r} ({where})")
+
+
 def _parts(found: Any, count: int, form: str, where: str) -> tuple:
     if not isinstance(found, tuple) or len(found) != count:
         what = f"{len(found)} values" if isinstance(found, tuple) else f"a {type(found).__name__}"
@@ -100,7 +113,7 @@ def _numbers(name: str, value: Any, where: str) -> np.ndarray:
     """A copy in single precision, which is what is learned from."""
     try:
         array = np.asarray(value)
-    except ValueError:  # rows of different lengths
+    except Exception:  # rows of different lengths, or an object of somebody else's class
         array = np.asarray(None)
     if array.dtype.kind not in "fiub":
         raise Failure(f"the environment returned {name} that is no numbers ({where})")
@@ -138,13 +151,43 @@ def _reward(value: Any, where: str) -> float:
 
 
 def _flag(name: str, value: Any, where: str) -> bool:
-    flag = np.asarray(value)
+    try:
+        flag = np.asarray(value)
+    except Exception:
+        flag = np.asarray(None)
     if flag.dtype != bool or flag.size != 1:
         raise Failure(
             f"the environment returned {name} as a {type(value).__name__} ({where}): it must be "
             "True or False"
         )
     return bool(flag.item())
+
+
+LONGEST_PAUSE = 30.0
+"""seconds before another attempt, at most"""
+
+
+def begin_again(error: Failure, failed: int, retries: int) -> None:
+    """Tell of a failure and wait a moment, longer each time; or raise it, where that is enough.
+
+    Arguments:
+        failed: how often the same episode failed before.
+        retries: how often it may be begun again.
+    """
+    if failed >= retries or isinstance(error, Unusable):
+        raise error
+    pause = min(2.0 ** (failed - 1), LONGEST_PAUSE) if failed else 0.0
+    waits = f" in {pause:g} s" if pause else ""
+    LOG.warning("%s; begun again%s, retry %d of %d", error, waits, failed + 1, retries)
+    time.sleep(pause)
+
+
+def close(env: gym.Env) -> None:
+    """Close an environment; one that fails in that is told of."""
+    try:
+        env.close()
+    except Exception as error:
+        LOG.warning("the environment could not be closed: %s", one_line(error))
 
 
 def timed(env: gym.Env, seconds: float | None) -> gym.Env:

@@ -285,7 +285,9 @@ def opened(path: Path) -> Iterator[SavedTree]:
         except FileNotFoundError:
             raise Damaged(f"there is no {path.name} in {path.parent}") from None
         except OSError as error:
-            raise Damaged(f"cannot read {path}: {error.strerror}") from None
+            # a file that may not be read now may be whole
+            kind = UsageError if error.errno in UNREADABLE else Damaged
+            raise kind(f"cannot read {path}: {error.strerror}") from None
         yield _described(path, file, head)
 
 
@@ -335,6 +337,8 @@ def _described(path: Path, file: BinaryIO, head: bytes) -> SavedTree:
 def _said(array: tuple[np.dtype, list[int]]) -> str:
     return f"{array[0]}{array[1]}"
 
+
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 NUMBERED = re.compile(r"state-(\d{8})\.safetensors")
 KEPT = 2

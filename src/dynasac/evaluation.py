@@ -17,6 +17,11 @@ programming over the 200 or 999 steps of an episode (`benchmarks/optimum.py` com
 
 FIRST_SEED = 10_000
 
+MOST_EPISODES = 1_000_000
+"""of one evaluation"""
+SIDE_BY_SIDE = 100
+"""environments that an evaluation makes at most"""
+
 EXTRAS = ("classic-control", "mujoco")
 """of this package, which Gymnasium has under the same names"""
 
@@ -60,35 +65,93 @@ def evaluate(
     episodes: int,
     episode_steps: int,
     first_seed: int = FIRST_SEED,
+    retries: int = 0,
+    spare: gym.Env | None = None,
 ) -> Evaluation:
-    """Run `episodes` episodes side by side, so that the policy sees batches, and add up rewards.
+    """Run `episodes` episodes and add up their rewards.
+
+    As many go on side by side as environments can be made, so that the policy sees batches.
+
+    Arguments:
+        retries: how often an episode that the environment fails in is begun again.
+        spare: an environment to use where none can be made.
 
     Raises:
-        UsageError: the environment failed, or returned what it must not.
+        UsageError: the environment cannot be made, failed, or returned what it must not.
     """
-    if episodes < 1:
-        raise UsageError(f"{episodes} evaluation episodes: ask for at least 1")
-    returns, beyond = np.zeros(episodes), ""
-    alive = np.ones(episodes, bool)
+    if not 1 <= episodes <= MOST_EPISODES:
+        raise UsageError(f"{episodes} evaluation episodes: ask for 1 to {MOST_EPISODES:,}")
+    returns, failed, beyond = np.zeros(episodes), np.zeros(episodes, int), ""
+
+    def begin(env: gym.Env, episode: int) -> np.ndarray:
+        returns[episode] = 0.0
+        while True:
+            try:
+                return border.reset(env, first_seed + episode, f"evaluation episode {episode}")
+            except border.Failure as error:
+                begin_again(error, episode)
+
+    def begin_again(error: border.Failure, episode: int) -> None:
+        border.begin_again(error, int(failed[episode]), retries)
+        failed[episode] += 1
+
     with contextlib.ExitStack() as stack:
-        envs = [stack.enter_context(contextlib.closing(make_env())) for _ in range(episodes)]
-        earlier = border.reset(envs[0], first_seed, "episode 0")
-        observations = np.stack(
-            [border.reset(env, first_seed + k, f"episode {k}") for k, env in enumerate(envs)]
-        )
+        envs = _several(stack, make_env, episodes, spare)
+        earlier = begin(envs[0], 0)
+        observations = np.stack([begin(env, k) for k, env in enumerate(envs)])
         unseeded = "" if (earlier == observations[0]).all() else UNSEEDED
-        for step in range(episode_steps):
+        episode_of, steps = np.arange(len(envs)), np.zeros(len(envs), int)
+        alive, waiting = np.ones(len(envs), bool), iter(range(len(envs), episodes))
+        while alive.any():
             actions = policy(observations)
             observations = observations.copy()  # the policy may not have looked at them yet
+            ended = []
             for k in np.flatnonzero(alive):
-                found = border.step(envs[k], actions[k], f"episode {k}, step {step}")
+                episode = int(episode_of[k])
+                try:
+                    where = f"evaluation episode {episode}, step {steps[k]}"
+                    found = border.step(envs[k], actions[k], where)
+                except border.Failure as error:
+                    begin_again(error, episode)
+                    observations[k], steps[k] = begin(envs[k], episode), 0
+                    continue
                 observations[k] = found.observation
-                returns[k] += found.reward
-                alive[k] = not (found.terminated or found.truncated)
+                returns[episode] += found.reward
+                steps[k] += 1
+                if found.terminated or found.truncated or steps[k] == episode_steps:
+                    ended.append(k)
             beyond = beyond or _beyond(observations, envs[0].observation_space)
-            if not alive.any():
-                break
+            for k in ended:
+                following = next(waiting, None)
+                if following is None:
+                    alive[k] = False
+                else:
+                    episode_of[k], steps[k] = following, 0
+                    observations[k] = begin(envs[k], following)
     return Evaluation(first_seed, tuple(returns.tolist()), beyond, unseeded)
+
+
+def _several(
+    stack: contextlib.ExitStack,
+    make_env: Callable[[], gym.Env],
+    wanted: int,
+    spare: gym.Env | None,
+) -> list[gym.Env]:
+    """As many environments as can be made, up to so many; at least the spare one.
+
+    What stands for a device may be there only once.
+    """
+    made: list[gym.Env] = []
+    while len(made) < min(wanted, SIDE_BY_SIDE):
+        try:
+            env = make_env()
+        except Exception as error:  # the constructor is somebody else's code
+            if not made and spare is None:
+                raise UsageError(f"the environment cannot be made: {one_line(error)}") from error
+            break
+        stack.callback(border.close, env)
+        made.append(env)
+    return made or ([] if spare is None else [spare])
 
 
 UNSEEDED = (

@@ -1,6 +1,7 @@
 """A training that leaves a run directory: evaluation, metrics, checkpoints and the summary."""
 
 import dataclasses
+import logging
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,10 @@ from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
 from .evaluation import Evaluation
 from .models import KNOWN_PHYSICS, DynamicsModel, PhysicsModel, Turned
-from .runs import CompileClock, Run, plain
+from .runs import CompileClock, Run, measured, plain, read_metrics
 from .training import Phase, TrainingState
+
+LOG = logging.getLogger(__name__)
 
 SAVE_SECONDS = 10.0
 """of computing that may be lost"""
@@ -61,7 +64,7 @@ class Recorder:
 
     def episode(self, state: TrainingState) -> bool | None:
         at = self._evaluated_at
-        if at is None or state.counts.real_steps - at >= self._every:
+        if self._episodes and (at is None or state.counts.real_steps - at >= self._every):
             self._evaluate(state)
         else:
             self._run.stopwatch.enter(None)
@@ -69,11 +72,14 @@ class Recorder:
                 self._run.append(training.metrics(state))
         self.save()
 
-    def final(self) -> Evaluation:
-        """What the policy is worth in the end, whose row of metrics says so too."""
-        if self._evaluated_at != self._agent.state.counts.real_steps:
+    def final(self) -> Evaluation | None:
+        """What the policy is worth in the end, whose row of metrics says so too.
+
+        None where it is not to be evaluated.
+        """
+        if self._episodes and self._evaluated_at != self._agent.state.counts.real_steps:
             self._evaluate(self._agent.state)
-        if self.last is None:  # there was nothing left to train
+        if self._episodes and self.last is None:  # there was nothing left to train
             self.last = self._agent.evaluate(self._episodes)
             self.save()
         return self.last
@@ -90,7 +96,7 @@ class Recorder:
         with self._writing():
             self._run.append({**training.metrics(state), **measured})
 
-    def summarise(self, measured: Evaluation, compile_seconds: float) -> None:
+    def summarise(self, measured: Evaluation | None, compile_seconds: float) -> None:
         """Write down what came out."""
         with self._writing():
             self._run.write_summary(_summary(self._agent, self._run, measured, compile_seconds))
@@ -107,6 +113,7 @@ class Recorder:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        self._run.check_place()
         try:
             yield
         except OSError as error:
@@ -114,7 +121,7 @@ class Recorder:
             raise UsageError(
                 f"cannot write to {directory}: {error.strerror}. The last good state in it is that "
                 f"after {counts.real_steps:,} real steps and {counts.gradient_updates:,} updates: "
-                f"make room and go on with dynasac train --resume --output {directory}"
+                f"make room and go on with it"
             ) from None
 
 
@@ -125,11 +132,11 @@ def record_training(
     progress_bar: bool,
     total_timesteps: int | None = None,
     evaluate_every: int = 0,
-) -> Evaluation:
+) -> Evaluation | None:
     """Train as the agent's settings say, or for at least `total_timesteps`; leave `run` complete.
 
     Arguments:
-        episodes: of each evaluation.
+        episodes: of each evaluation; 0 for none, so that the environment is not used for that.
         evaluate_every: real steps that lie between two evaluations at least, but for the last.
 
     Raises:
@@ -158,7 +165,7 @@ def record_training(
     return measured
 
 
-def _summary(agent: DynaSAC, run: Run, measured: Evaluation, compile_seconds: float) -> dict:
+def _summary(agent: DynaSAC, run: Run, measured: Evaluation | None, compile_seconds: float) -> dict:
     counts = agent.state.counts
     return {
         "env_id": agent.env_id,
@@ -171,7 +178,7 @@ def _summary(agent: DynaSAC, run: Run, measured: Evaluation, compile_seconds: fl
         "wall_seconds": run.wall_seconds,
         "compile_seconds": compile_seconds,
         "phase_seconds": run.stopwatch.seconds,
-        "evaluation": measured.summary(),
+        "evaluation": measured and measured.summary(),
         "model": describe_model(agent),
     }
 
@@ -270,6 +277,7 @@ def resume(
     env_id: str,
     model: str,
     changed: Mapping[str, Any] | None = None,
+    evaluation_episodes: int | None = None,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
 ) -> tuple[DynaSAC, Run, list[str]]:
@@ -280,13 +288,14 @@ def resume(
     Arguments:
         changed: settings to go on with instead of the run's own, which only those of
             `presets.RENEWABLE` may be; config.json has them from now on.
+        evaluation_episodes: likewise.
         dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
 
     Raises:
         UsageError: there is nothing to go on from, or another process does.
     """
     asked = read_json(directory / "config.json")
-    if asked.get("model") != model:
+    if _whose(asked.get("model")) != _whose(model):
         raise UsageError(f"the run in {directory} has --model {asked.get('model')}, not {model}")
     before = presets.from_plain(asked.get("settings", {}))
     config = dataclasses.replace(before, **(changed or {}))
@@ -302,6 +311,13 @@ def resume(
     try:
         if folder.exists() and any(folder.glob("state*")):
             said = agent.load_checkpoint(folder)
+        elif (directory / "summary.json").exists() or any(
+            measured(row, "real_steps") for row in read_metrics(directory)
+        ):
+            raise UsageError(
+                f"{directory} has results, but no checkpoint to go on from: train anew in another "
+                "--output"
+            )
         elif dataset is not None:
             agent.remember(dataset, columns)
         elif asked.get("dataset") is not None:
@@ -309,13 +325,21 @@ def resume(
                 f"the run in {directory} stopped before its first checkpoint: name its data set "
                 "again with --dataset"
             )
+        run.go_on(agent.state.counts.planned)
+        kept = asked.get("evaluation_episodes")
+        episodes = kept if evaluation_episodes is None else evaluation_episodes
+        if config != before or episodes != kept:
+            run.write_config({**asked, "evaluation_episodes": episodes, **_settings(agent)})
     except UsageError:
         run.close()
+        agent.close()
         raise
-    run.go_on(agent.state.counts.planned)
-    if config != before:
-        run.write_config({**asked, **_settings(agent)})
     return agent, run, said
+
+
+def _whose(model: object) -> object:
+    """A model's name, without the folder that its file is in: that may have been moved."""
+    return model.rpartition("/")[2] if isinstance(model, str) and ".py:" in model else model
 
 
 def is_finished(agent: DynaSAC, directory: Path) -> bool:
@@ -336,7 +360,10 @@ def _stopping(recorder: Recorder) -> Iterator[None]:
     def ask(number, frame):
         del frame
         recorder.stop = True
-        signal.signal(number, earlier[number])
+        LOG.warning("stopping at the next safe point; once more stops at once")
+        before = earlier[number]  # in the background shells have it ignored
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default if before in (None, signal.SIG_IGN) else before)
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -23,12 +23,21 @@ class ReplayState(eqx.Module):
     def capacity(self) -> int:
         return self.transitions.reward.shape[0]
 
+    @property
+    def possible(self) -> bool:
+        """Whether its two counts can be true, as those from a file need not be."""
+        size, position = int(self.size), int(self.position)
+        if size < self.capacity:
+            return 0 <= size == position
+        return size == self.capacity and 0 <= position < self.capacity
+
 
 def create(capacity: int, observation_size: int, action_size: int) -> ReplayState:
     """An empty replay; all of its memory is allocated here."""
 
     def zeros(*shape: int) -> Array:
-        return jnp.asarray(np.zeros(shape, np.float32))
+        # written: the pages of NumPy's zeros are there only once they are, which may be too late
+        return jnp.asarray(np.full(shape, 0, np.float32))
 
     return ReplayState(
         transitions=Transition(
@@ -36,7 +45,7 @@ def create(capacity: int, observation_size: int, action_size: int) -> ReplayStat
             action=zeros(capacity, action_size),
             reward=zeros(capacity),
             next_observation=zeros(capacity, observation_size),
-            terminated=jnp.asarray(np.zeros(capacity, bool)),
+            terminated=jnp.asarray(np.full(capacity, False)),
         ),
         position=jnp.asarray(np.int32(0)),
         size=jnp.asarray(np.int32(0)),

@@ -25,6 +25,7 @@ METRICS = (
     "real_episodes",
     "real_steps",
     "logged_transitions",
+    "failures",
     "synthetic_transitions",
     "gradient_updates",
     "train_return",
@@ -118,9 +119,15 @@ class Run:
         self._held = contextlib.ExitStack()
         self._held.enter_context(locked(directory, busy))
         self.directory = directory
+        held = os.stat(directory)
+        self._place = (held.st_dev, held.st_ino)
+        self._new = False
+        """whether it was made here"""
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
         self._rows: list[dict[str, Any]] = []
+        self._lines: list[str] = []
+        """the same as they are written: made anew for each row, a long run would get slower"""
         self._events = None
         self._learned = 0
         self.stopwatch = Stopwatch({})
@@ -139,6 +146,7 @@ class Run:
         if directory.exists() and not directory.is_dir():
             raise taken
         run = cls(directory)
+        run._new = True
         if any(directory.iterdir()):
             run.close()
             raise taken
@@ -148,6 +156,22 @@ class Run:
             run.close()
             raise
         return run
+
+    def check_place(self) -> None:
+        """Refuse to write where the directory was, once it has been moved or removed.
+
+        Raises:
+            UsageError: it has been.
+        """
+        try:
+            there = os.stat(self.directory)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != self._place:
+            raise UsageError(
+                f"{self.directory} was moved or removed while it was written: nothing more is. Go "
+                "on with it where it is now"
+            )
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write down what was asked for."""
@@ -162,8 +186,10 @@ class Run:
         What a process that was killed left half-written goes too.
         """
         for path in self.directory.rglob(f".*{checkpoint.PARTIAL}"):
-            path.unlink()
+            with contextlib.suppress(OSError):
+                path.unlink()
         self._rows = read_metrics(self.directory)[:rows]
+        self._lines = [_line(row) for row in self._rows]
         for row in self._rows:
             for name in ("real_episodes", "real_steps"):
                 measured(row, name)
@@ -190,9 +216,11 @@ class Run:
         filled = {**row, **{name: round(value, 3) for name, value in seconds.items()}}
         # a run that was killed before its checkpoint was written comes by here again
         count = int(row["real_episodes"])
-        self._rows = [old for old in self._rows if int(old["real_episodes"]) < count]
+        while self._rows and int(self._rows[-1]["real_episodes"]) >= count:
+            del self._rows[-1], self._lines[-1]
         self._rows.append(filled)
-        write_metrics(self.directory, self._rows)
+        self._lines.append(_line(filled))
+        _write_lines(self.directory, self._lines)
         step = int(row["real_steps"])
         for name, value in filled.items():
             if isinstance(value, int | float) and not _missing(value):
@@ -212,8 +240,10 @@ class Run:
 
     def discard_if_empty(self) -> None:
         """Remove a run that failed before there was anything in it to go on from."""
-        if not any((self.directory / name).exists() for name in ("metrics.csv", "checkpoints")):
-            for path in [self.directory / "config.json", *self.directory.glob("events.*")]:
+        found = list(self.directory.iterdir()) if self.directory.is_dir() else []
+        ours = [p for p in found if p.name == "config.json" or p.name.startswith("events.")]
+        if self._new and len(ours) == len(found):
+            for path in ours:
                 path.unlink()
             self.directory.rmdir()
 
@@ -258,14 +288,19 @@ class Run:
 
 def write_metrics(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replace metrics.csv; what is missing, None or NaN is left empty."""
+    _write_lines(directory, [_line(row) for row in rows])
+
+
+def _write_lines(directory: Path, lines: Sequence[str]) -> None:
+    header = ",".join(METRICS) + "\n"
+    checkpoint.write_bytes(directory / "metrics.csv", "".join([header, *lines]).encode())
+
+
+def _line(row: dict[str, Any]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(METRICS)
-    for row in rows:
-        writer.writerow(
-            ["" if _missing(row.get(name)) else row[name] for name in METRICS],
-        )
-    checkpoint.write_bytes(directory / "metrics.csv", text.getvalue().encode())
+    cells = ["" if _missing(row.get(name)) else row[name] for name in METRICS]
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 LONGEST_METRICS, MOST_COLUMNS = 100_000_000, 100

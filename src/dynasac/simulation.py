@@ -109,7 +109,7 @@ def follow(
         rows = Transition(
             observation=jnp.asarray(observations),
             action=jnp.asarray(unit),
-            reward=jnp.asarray(np.asarray(result.rewards, np.float32)),
+            reward=jnp.asarray(result.rewards),
             next_observation=jnp.asarray(result.observations),
             terminated=jnp.asarray(result.terminated),
         )

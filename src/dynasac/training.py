@@ -46,8 +46,10 @@ class Counts(NamedTuple):
     not"""
     episode_steps: int = 0
     """real steps already collected of the real episode under way"""
+    attempts: int = 0
+    """at the real episode under way that the environment failed in"""
     failures: int = 0
-    """times that the environment failed in the real episode under way"""
+    """of the environment while real episodes were collected, in all"""
 
     @property
     def real_transitions(self) -> int:
@@ -55,12 +57,26 @@ class Counts(NamedTuple):
         return self.real_steps + self.logged_transitions
 
 
+def possible(counts: Counts) -> bool:
+    """Whether counts can be true, as those from a file need not be."""
+    parts = (
+        (counts.episode_steps, counts.real_steps),
+        (counts.planned_steps, counts.real_steps),
+        (counts.planned_logged, counts.logged_transitions),
+        (counts.phase_updates, counts.gradient_updates),
+        (counts.diverged, counts.gradient_updates),
+        (counts.attempts, counts.failures),
+    )
+    others = counts._replace(synthetic_transitions=0)  # which are no array's type
+    return min(counts) >= 0 and max(others) < 2**31 and all(part <= whole for part, whole in parts)
+
+
 class TrainingState(NamedTuple):
     """Everything that training changes: what a checkpoint holds."""
 
     sac: SACState
     earlier: SACState
-    """the learner when the last phase of planning began"""
+    """the learner when the real episode or the phase of planning under way began"""
     replay: ReplayState
     adaptation: Adaptation
     """the model at hand"""
@@ -234,7 +250,8 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
         try:
             for after in _episode(task, state):
                 state, steps = after, after.counts.episode_steps
-                if every and steps % every == 0:
+                # what is no number would be refused when it is read
+                if every and steps % every == 0 and divergence.finite((state.sac, state.learning)):
                     kept = _copied(state)
                     observer.progress(kept, "collect")
                 elif steps % 10 == 1:
@@ -242,11 +259,15 @@ def collect(task: Task, state: TrainingState, observer: Observer) -> TrainingSta
             return _complete(task, state)
         except border.Failure as error:
             counts = state.counts
-            counts = counts._replace(episode_steps=0, failures=counts.failures + 1)
-            state = kept = state._replace(counts=counts)
+            counts = counts._replace(
+                episode_steps=0, attempts=counts.attempts + 1, failures=counts.failures + 1
+            )
+            state = state._replace(counts=counts)
+            if not divergence.finite((state.sac, state.learning)):
+                state = state._replace(sac=state.earlier, learning=sac.no_metrics())
+            kept = state
             observer.progress(kept, "collect")
-            if failed == task.config.env_retries or isinstance(error, border.Unusable):
-                raise
+            border.begin_again(error, failed, task.config.env_retries)
             failed += 1
 
 
@@ -260,7 +281,7 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
     """
     config, counts = task.config, state.counts
     spaces = spaces_at(task, state.adaptation)
-    attempt = counts.real_episodes, counts.failures
+    attempt = counts.real_episodes, counts.attempts
     key = key_for(task, COLLECT, *attempt)
     wander = None
     if config.adapt == "ensemble" and state.adaptation.model is None:
@@ -280,14 +301,14 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
             unit = np.asarray(row.action[0])
             if wander is not None:
                 wander(observation)
-            arrival = border.step(task.env, _played(unit, spaces), f"{where}, step {step}")
+            arrival = _step(task, spaces, unit, f"{where}, step {step}")
             if not _same(_row(observation, unit, arrival), row):
                 return
             if arrival.terminated or arrival.truncated:
                 return
             observation = arrival.observation
     else:
-        state = state._replace(train_return=0.0)
+        state = state._replace(train_return=0.0, earlier=state.sac)
     state = _copied(state)  # the replay's buffers are given away row by row below
     for step in range(counts.episode_steps, task.spaces.episode_steps):
         counts, learner, learning = state.counts, state.sac, state.learning
@@ -299,7 +320,7 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
                 break  # nothing real is moved by a learner that has diverged: `_sound` finds it
         else:
             unit = wander(observation)
-        arrival = border.step(task.env, _played(unit, spaces), f"{where}, step {step}")
+        arrival = _step(task, spaces, unit, f"{where}, step {step}")
         memory = _remember(state.replay, _row(observation, unit, arrival))
         counts = counts._replace(real_steps=counts.real_steps + 1, episode_steps=step + 1)
         if config.updates_per_real_step and not random:
@@ -330,10 +351,21 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
         observation = arrival.observation
 
 
+def _step(task: Task, spaces: Spaces, unit: np.ndarray, where: str) -> border.Arrival:
+    arrival = border.step(task.env, _played(unit, spaces), where)
+    size = spaces.observation.size
+    if arrival.observation.shape != (size,):  # and the environment's space has it too, by now
+        raise border.Unusable(
+            f"the environment's observations have changed from {size} numbers to shape "
+            f"{arrival.observation.shape} ({where}): spaces must not change"
+        )
+    return arrival
+
+
 def _complete(task: Task, state: TrainingState) -> TrainingState:
     """The real episode under way is over; what is imagined from there is stored, if asked for."""
     counts = state.counts
-    counts = counts._replace(real_episodes=counts.real_episodes + 1, episode_steps=0, failures=0)
+    counts = counts._replace(real_episodes=counts.real_episodes + 1, episode_steps=0, attempts=0)
     state, model = state._replace(counts=counts), state.adaptation.model
     if not task.config.planning.stored_transitions or not isinstance(model, DynamicsModel):
         return state
@@ -608,6 +640,7 @@ def metrics(state: TrainingState) -> dict[str, Any]:
         "real_episodes": counts.real_episodes,
         "real_steps": counts.real_steps,
         "logged_transitions": counts.logged_transitions,
+        "failures": counts.failures,
         "synthetic_transitions": counts.synthetic_transitions,
         "gradient_updates": counts.gradient_updates,
         "train_return": state.train_return if counts.real_episodes else None,
@@ -669,7 +702,7 @@ def _sound(
     if not wrong:
         return collected
     updates = collected.counts.gradient_updates
-    good = collected._replace(sac=before.sac, learning=before.learning)
+    good = collected._replace(sac=collected.earlier, learning=sac.no_metrics())
     return _again(task, good, updates, wrong, observer, "collect")
 
 

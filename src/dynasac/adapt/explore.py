@@ -17,13 +17,16 @@ from ..types import Transition
 
 
 def explore(
-    env: gym.Env, model: DynamicsModel, spaces: Spaces, steps: int, seed: int
+    env: gym.Env, model: DynamicsModel, spaces: Spaces, steps: int, seed: int, retries: int = 0
 ) -> Transition:
     """Collect `steps` real transitions, in time order, where models go wrong: walls, limits, goals.
 
     Behaviours take turns. One holds random actions for random times. The others pump a component
     of the observation: they take the action that, says the model, moves it furthest the way it
     is going, which swings pendulums over and cars up hills.
+
+    Arguments:
+        retries: how often an episode that the environment fails in is begun again.
 
     Raises:
         UsageError: the environment failed, or returned what it must not.
@@ -33,21 +36,28 @@ def explore(
     rng = np.random.default_rng((seed, 0))
     turns = _turns(rng, as_arrays(model), spaces)
     behaviour, left = next(turns), LONGEST_TURN
-    observation, ended, episode = np.zeros(0, np.float32), True, 0
+    observation, ended, episode, failed = np.zeros(0, np.float32), True, 0, 0
     rows = []
-    for step in range(steps):
-        if ended or left == 0:
-            behaviour, left = next(turns), LONGEST_TURN
-        if ended:
-            episode_seed = np.random.SeedSequence((seed, 1, episode)).generate_state(1)
-            observation = border.reset(env, int(episode_seed[0]), f"exploring, step {step}")
-            episode += 1
-        unit = behaviour(observation)
-        action = np.asarray(spaces.action.from_unit(jnp.asarray(unit)))
-        found = border.step(env, action, f"exploring, step {step}")
+    while len(rows) < steps:
+        where = f"exploring, step {len(rows)}"
+        try:
+            if ended or left == 0:
+                behaviour, left = next(turns), LONGEST_TURN
+            if ended:
+                episode_seed = np.random.SeedSequence((seed, 1, episode)).generate_state(1)
+                episode += 1
+                observation, ended = border.reset(env, int(episode_seed[0]), where), False
+            unit = behaviour(observation)
+            action = np.asarray(spaces.action.from_unit(jnp.asarray(unit)))
+            found = border.step(env, action, where)
+        except border.Failure as error:
+            border.begin_again(error, failed, retries)
+            ended, failed = True, failed + 1
+            continue
         reward = np.float32(found.reward)
         rows.append((observation, unit, reward, found.observation, found.terminated))
         observation, ended, left = found.observation, found.terminated or found.truncated, left - 1
+        failed = 0 if ended else failed
     return Transition(*(jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)))
 
 

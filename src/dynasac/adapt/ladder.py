@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import UsageError
 from ..models import Called, DynamicsModel, HostModel, PhysicsModel, Turned, residual
 from ..models.ensemble import EnsembleConfig
+from ..models.simulator import host_state
 from ..planning import PlanningConfig, Trust, full_trust
 from ..spaces import Spaces
 from ..types import Transition, follows
@@ -168,10 +169,11 @@ def _simulator(
     """A simulator is believed as far as it predicts; nothing is fitted to it or put on it."""
     same = before._replace(after_transitions=after_transitions, changed=False)
     try:
-        given.state(np.asarray(transitions.observation[:1]))
+        host_state(given, np.asarray(transitions.observation))
+        called = Called(given)
     except UsageError as error:
         return same._replace(sentence=f"the simulator cannot be tried: {error}")
-    tried = _given(Called(given), transitions, spaces)
+    tried = _given(called, transitions, spaces)
     errors = {"exact": tried.error}
     trust = _trust(tried, planning)
     said = _sentence(tried, errors, trust, [], len(transitions.reward))

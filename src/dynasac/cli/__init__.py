@@ -36,7 +36,7 @@ def main() -> None:
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except UsageError as error:
-        print(f"dynasac: {error}", file=sys.stderr)
+        print(f"dynasac: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         print("dynasac: stopped", file=sys.stderr)
@@ -44,6 +44,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"dynasac: {error.strerror or error}{where}", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 

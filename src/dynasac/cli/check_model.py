@@ -1,5 +1,6 @@
 """`dynasac check-model`."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Annotated
@@ -30,6 +31,10 @@ class CheckModel:
     """real transitions to collect, without a data set"""
     seed: int = 0
     """of the environment and of the actions tried"""
+    env_retries: int = 0
+    """times that an episode which the environment fails in is begun again"""
+    step_seconds: float | None = None
+    """longest that one reset or step of the environment may take"""
     json: bool = False
     """print the whole report as JSON"""
 
@@ -38,8 +43,12 @@ class CheckModel:
             raise UsageError("--steps: at least 1")
         if self.seed < 0:
             raise UsageError("--seed: at least 0")
+        if self.env_retries < 0:
+            raise UsageError("--env-retries: at least 0")
+        if self.step_seconds is not None and self.step_seconds <= 0:
+            raise UsageError("--step-seconds: more than 0")
         configure()
-        from .. import datasets, evaluation
+        from .. import border, datasets, evaluation
         from ..adapt import ladder
         from ..adapt.check import check
         from ..adapt.explore import explore
@@ -56,7 +65,8 @@ class CheckModel:
             model = Called(model)
         said = []
         if self.dataset is None:
-            transitions = explore(env, model, spaces, self.steps, self.seed)
+            with contextlib.closing(border.timed(env, self.step_seconds)) as tried:
+                transitions = explore(tried, model, spaces, self.steps, self.seed, self.env_retries)
         else:
             logged = datasets.read(self.dataset, spaces, self.columns, model)
             transitions = logged.transitions

@@ -1,16 +1,17 @@
 """`dynasac train`."""
 
 import contextlib
+import importlib.util
 import json
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .. import evaluation, presets
+from .. import checkpoint, evaluation, presets
 from ..checkpoint import read_json
 from ..datasets import Columns
 from ..errors import UsageError
@@ -18,6 +19,10 @@ from ..presets import Config
 from ..runs import flat, plain
 from .start import configure
 from .words import worth
+
+if TYPE_CHECKING:
+    from ..agent import DynaSAC
+    from ..runs import Run
 
 
 @dataclass(frozen=True)
@@ -41,45 +46,53 @@ class Train:
     """run directory; runs/ENV, numbered, if not given"""
     resume: bool = False
     """go on with the run in --output, with its own settings; ENV and --model are needed only if
-    they are modules or files of your own. --real-episodes, --env-retries, --step-seconds and
-    --checkpoint-every-steps may be others from now on"""
+    they are modules or files of your own. --real-episodes, --evaluation-episodes, --env-retries,
+    --step-seconds and --checkpoint-every-steps may be others from now on"""
     evaluation_episodes: int = 100
-    """episodes of each evaluation, episode k from reset(seed=10000+k)"""
+    """episodes of each evaluation in the environment, episode k from reset(seed=10000+k); there is
+    one before the first real episode and one after each. 0: none, as for real systems"""
     settings: Annotated[Config, tyro.conf.arg(name="")] = presets.DEFAULT
 
     def run(self) -> int:
         presets.check(self.settings)
-        if self.evaluation_episodes < 1:
-            raise UsageError("--evaluation-episodes: at least 1")
-        if self.resume and self.output is None:
-            raise UsageError("--resume needs --output DIR, the run to go on with")
+        if not 0 <= self.evaluation_episodes <= evaluation.MOST_EPISODES:
+            raise UsageError(f"--evaluation-episodes: 0 to {evaluation.MOST_EPISODES:,}")
         configure()
-        from .. import datasets, recording, runs
-        from ..agent import DynaSAC
-        from ..models import DynamicsModel
+        from .. import recording
 
-        if self.resume:
-            assert self.output is not None
-            self._refuse_changes(self.output)
-            agent, directory, damaged = recording.resume(
-                self.output,
-                self.env,
-                self.model,
-                {name: getattr(self.settings, name) for name in presets.RENEWABLE},
-                self.dataset,
-                self.columns,
-            )
-            for sentence in damaged:
-                print(f"dynasac: {sentence}", file=sys.stderr)
-            if recording.is_finished(agent, self.output):
+        agent, run = self._resumed() if self.resume else self._new()
+        with contextlib.closing(agent):
+            if self.resume and recording.is_finished(agent, run.directory):
+                run.close()
                 count = agent.state.counts.real_episodes
                 print(
-                    f"nothing is left to do: {self.output} is complete after {count} real "
+                    f"nothing is left to do: {run.directory} is complete after {count} real "
                     f"episode{'' if count == 1 else 's'}; --real-episodes {count + 1} goes on"
                 )
                 return 0
-        else:
-            agent = DynaSAC(self.env, self.model, self.settings, self.seed)
+            try:
+                measured = recording.record_training(
+                    agent, run, self.evaluation_episodes, progress_bar=True
+                )
+            except (recording.Interrupted, KeyboardInterrupt):
+                print("dynasac: stopped", file=sys.stderr)
+                print(*self._what_is_left(run.directory), sep="\n", file=sys.stderr)
+                return 130
+            except UsageError as error:
+                for line in self._what_is_left(run.directory):
+                    error.add_note(line)
+                raise
+        _print_result(agent, measured, run.directory)
+        self._print_next(agent, run.directory)
+        return 0
+
+    def _new(self) -> tuple["DynaSAC", "Run"]:
+        from .. import datasets, recording
+        from ..agent import DynaSAC
+        from ..runs import Run
+
+        agent = DynaSAC(self.env, self.model, self.settings, self.seed)
+        try:
             if self.dataset is not None:
                 task = agent.task
                 logged = datasets.read(self.dataset, task.spaces, self.columns, task.model)
@@ -93,32 +106,53 @@ class Train:
                 self.columns,
                 self.evaluation_episodes,
             )
-            directory = runs.Run.create(self.output or _free_directory(agent.env_id), asked)
-        try:
-            with contextlib.closing(agent):
-                measured = recording.record_training(
-                    agent, directory, self.evaluation_episodes, progress_bar=True
-                )
-        except recording.Interrupted:
-            print(
-                f"dynasac: stopped; what was learned is in {directory.directory}", file=sys.stderr
-            )
-            print(f"go on with:  {self._go_on(directory.directory)}", file=sys.stderr)
-            return 130
-        _print_result(agent, measured, evaluation.regret(agent.env_id, measured), directory)
-        print("next:")
+            return agent, Run.create(self.output or _free_directory(agent.env_id), asked)
+        except UsageError:
+            agent.close()
+            raise
+
+    def _resumed(self) -> tuple["DynaSAC", "Run"]:
+        from .. import recording
+
+        if self.output is None:
+            raise UsageError("--resume needs --output DIR, the run to go on with")
+        self._refuse_changes(self.output)
+        agent, run, damaged = recording.resume(
+            self.output,
+            self.env,
+            self.model,
+            {name: getattr(self.settings, name) for name in presets.RENEWABLE},
+            self.evaluation_episodes,
+            self.dataset,
+            self.columns,
+        )
+        for sentence in damaged:
+            print(f"dynasac: {sentence}", file=sys.stderr)
+        return agent, run
+
+    def _print_next(self, agent: "DynaSAC", directory: Path) -> None:
+        """Commands that may come next."""
+        from ..models import DynamicsModel
+
         env = ["--env", self.env] if ":" in self.env else []
         model = ["--model", self.model] if ":" in self.model else []
         able = isinstance(agent.model, DynamicsModel)
+        onnx = importlib.util.find_spec("onnx") is not None
+        print("next:")
         for command, *options in (
             *([("evaluate", "--lookahead", "1", *env, *model)] if able else []),
             ("report", *env, *model),
             ("record", *env),
-            ("export", *env),
+            ("export", *([] if onnx else ["--format", "numpy"]), *env),
         ):
-            print(f"  {shlex.join(['dynasac', command, str(directory.directory), *options])}")
+            print(f"  {shlex.join(['dynasac', command, str(directory), *options])}")
         print("  dynasac train --help")
-        return 0
+
+    def _what_is_left(self, directory: Path) -> list[str]:
+        """Of a training that came to an early end: where it is, and the command that goes on."""
+        if not checkpoint.numbered(directory / "checkpoints"):
+            return []
+        return [f"what was learned is in {directory}", f"go on with:  {self._go_on(directory)}"]
 
     def _go_on(self, directory: Path) -> str:
         """The command that goes on with a run that was stopped."""
@@ -149,7 +183,6 @@ class Train:
         return {
             "seed": self.seed,
             "preset": self.preset,
-            "evaluation_episodes": self.evaluation_episodes,
             **{name: value for name, value in settings.items() if name not in presets.RENEWABLE},
         }
 
@@ -175,9 +208,12 @@ def own(directory: Path) -> Train:
     )
 
 
-def _print_result(agent, measured, regret: float | None, directory) -> None:
-    summary = json.loads((directory.directory / "summary.json").read_text())
-    print(worth(agent.env_id, measured, regret))
+def _print_result(agent, measured, directory: Path) -> None:
+    summary = json.loads((directory / "summary.json").read_text())
+    if measured is None:
+        print(f"{agent.env_id}: trained, and not evaluated; metrics.csv has each episode's return")
+    else:
+        print(worth(agent.env_id, measured, evaluation.regret(agent.env_id, measured)))
     logged = summary["logged_transitions"]
     print(
         f"  learned from {summary['real_steps']:,} real{f', {logged:,} logged' if logged else ''} "
@@ -185,7 +221,7 @@ def _print_result(agent, measured, regret: float | None, directory) -> None:
         f"{summary['gradient_updates']:,} updates, "
         f"{summary['wall_seconds']:.1f} s ({summary['compile_seconds']:.1f} s of them compiling)"
     )
-    print(f"  everything is in {directory.directory}/")
+    print(f"  everything is in {directory}/")
 
 
 def _free_directory(env_id: str) -> Path:

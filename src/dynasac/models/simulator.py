@@ -80,46 +80,72 @@ def host_reset(
     """`HostModel.reset`, of arrays that nobody else writes into.
 
     Raises:
-        UsageError: it returned something else.
+        UsageError: it failed, or returned something else or what is not finite.
     """
-    found = model.reset(count, rng)
+    found = _called(model, "reset", count, rng)
     if not isinstance(found, tuple) or len(found) != 2:
         raise UsageError(f"{model.name}.reset must return a tuple (states, observations)")
-    states = _numbers(model, "reset", "states", found[0], (count, None))
-    shape = (count, model.observation_size)
-    observations = _numbers(model, "reset", "observations", found[1], shape)
-    return states.astype(np.float64), observations.astype(np.float32)
+    shapes = {"states": (count, None), "observations": (count, model.observation_size)}
+    for (field, shape), array in zip(shapes.items(), found, strict=True):
+        if not np.isfinite(_numbers(model, "reset", field, array, shape)).all():
+            raise UsageError(f"{model.name}.reset returned {field} that are not finite")
+    return np.array(found[0], np.float64), np.array(found[1], np.float32)
 
 
 def host_step(model: HostModel, states: np.ndarray, actions: np.ndarray) -> HostStep:
     """`HostModel.step`, of arrays that nobody else writes into.
 
     Raises:
-        UsageError: it returned something else; numbers may be other than finite.
+        UsageError: it failed, or returned something else; numbers may be other than finite.
     """
-    found = model.step(states.copy(), actions)
+    found = _called(model, "step", states.copy(), actions)
     if not isinstance(found, HostStep):
         raise UsageError(f"{model.name}.step must return a HostStep, not {type(found).__name__}")
     rows = (len(states),)
-
-    def numbers(field: str, shape: tuple[int, ...]) -> np.ndarray:
-        return _numbers(model, "step", field, getattr(found, field), shape)
-
     ended = np.asarray(found.terminated)
     if ended.shape != rows or ended.dtype != bool:
         raise UsageError(
             f"{model.name}.step returned terminated as {ended.dtype}{list(ended.shape)}: it must "
             f"be bool{list(rows)}"
         )
-    observations = numbers("observations", (*rows, model.observation_size))
-    with np.errstate(over="ignore"):
-        observations = observations.astype(np.float32)
-    return HostStep(
-        numbers("states", states.shape).astype(np.float64),
-        observations,
-        numbers("rewards", rows),
-        ended,
-    )
+    shapes = {
+        "states": states.shape,
+        "observations": (*rows, model.observation_size),
+        "rewards": rows,
+    }
+    numbers = {
+        field: _numbers(model, "step", field, getattr(found, field), shape)
+        for field, shape in shapes.items()
+    }
+    with np.errstate(over="ignore"):  # what single precision does not hold is not finite
+        return HostStep(
+            np.array(numbers["states"], np.float64),
+            np.array(numbers["observations"], np.float32),
+            np.array(numbers["rewards"], np.float32),
+            ended,
+        )
+
+
+def host_state(model: HostModel, observations: np.ndarray) -> np.ndarray:
+    """`HostModel.state`.
+
+    Raises:
+        UsageError: it failed, or returned something else or what is not finite.
+    """
+    found = _called(model, "state", observations)
+    states = _numbers(model, "state", "states", found, (len(observations), None))
+    if not np.isfinite(states).all():
+        raise UsageError(f"{model.name}.state returned states that are not finite")
+    return np.array(states, np.float64)
+
+
+def _called(model: HostModel, method: str, *given: Any) -> Any:
+    try:
+        return getattr(model, method)(*given)
+    except UsageError:
+        raise
+    except Exception as error:  # somebody else's code
+        raise UsageError(f"{model.name}.{method} failed: {one_line(error)}") from error
 
 
 def _numbers(
@@ -150,8 +176,9 @@ class Called(DynamicsModel):
 
     def __check_init__(self):
         # from within a compiled program nobody would learn what is wrong with it
-        states, _ = host_reset(self.host, 1, np.random.default_rng(0))
+        states, observations = host_reset(self.host, 1, np.random.default_rng(0))
         host_step(self.host, states, np.zeros((1, self.host.action_size), np.float32))
+        host_state(self.host, observations)
 
     @property
     def name(self) -> str:
@@ -178,13 +205,14 @@ class Called(DynamicsModel):
         return observation
 
     def _reset(self, seed):
-        return self.host.reset(1, np.random.default_rng(int(seed)))[1][0]
+        return host_reset(self.host, 1, np.random.default_rng(int(seed)))[1][0]
 
     def _step(self, observations, actions):
         # JAX may ask for one row or for many
         single = np.ndim(observations) == 1
         rows = np.atleast_2d(np.asarray(observations))
-        result = self.host.step(self.host.state(rows), np.atleast_2d(np.asarray(actions)))
+        actions = np.atleast_2d(np.asarray(actions))
+        result = host_step(self.host, host_state(self.host, rows), actions)
         found = (
             np.asarray(result.observations, np.float32),
             np.asarray(result.rewards, np.float32),
