@@ -128,7 +128,9 @@ def _onnx(agent: DynaSAC) -> bytes:
         import onnx
         from onnx import helper, numpy_helper
     except ModuleNotFoundError:
-        raise UsageError("ONNX needs a package: pip install 'dynasac[onnx]'") from None
+        raise UsageError(
+            "ONNX needs a package: pip install 'dynasac[onnx]'; --format numpy needs none"
+        ) from None
     policy = _policy(agent)
     nodes, constants = [], []
 

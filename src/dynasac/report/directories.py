@@ -119,7 +119,7 @@ def _run(directory: Path, name: str) -> RunData:
             + (
                 "The same `dynasac compare` does it again"
                 if text(asked.get("agent"))
-                else "`dynasac train … --resume` goes on with a run that was stopped"
+                else "`dynasac train --resume --output DIR` goes on with a run that was stopped"
             )
             + "; make the page again then."
         )
