@@ -364,6 +364,20 @@ def test_settings_of_a_run_that_are_changed_are_named(tmp_path):
         cli.run(resume[:-1])
 
 
+def test_a_training_without_evaluation(tmp_path, capsys):
+    tiny = [word for word in TINY if "evaluation" not in word]
+    command = ["train", "Rail-v0", SLIDE, *tiny, "--real-episodes=1", "--output=run"]
+    assert cli.run([*command, "--evaluation-episodes=0"]) == 0
+    assert "Rail-v0: trained, and not evaluated" in capsys.readouterr().out
+    assert cli.run(["report", "run"]) == 0
+    assert cli.run(["train", "--resume", "--output=run", SLIDE, "--evaluation-episodes=2"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    again = ["train", "--resume", "--output=run", SLIDE, "--real-episodes=2"]
+    assert cli.run(again) == 0
+    assert "over 2 episodes" in capsys.readouterr().out
+    assert [row["eval_mean_return"] != "" for row in rows(tmp_path / "run")] == [False, False, True]
+
+
 class Motor(probes.Rail):
     """Must be closed, lest it goes on turning."""
 
