@@ -116,7 +116,7 @@ def table(found: dict[str, Any]) -> list[str]:
         ),
         ("**Hostile files**", "", ""),
         *(
-            (f"for the loader of {loader}", f"{count:,}", "")
+            (f"loader of: {loader}", f"{count:,}", "")
             for loader, count in hostile["by_loader"].items()
         ),
         (
@@ -125,9 +125,13 @@ def table(found: dict[str, Any]) -> list[str]:
             f"{hostile['refused']:,} refused in one line, the others read; "
             f"{hostile['tests'] - hostile['passed']} crashes, hangs or blow-ups",
         ),
-        ("**Environments that misbehave**", "", ""),
+        ("**Environments that misbehave**", "", "nothing lost, and"),
         *(
-            (each["way"], f"{each['tried']:,}", f"{each['right']:,} {each['expected']}, none lost")
+            (
+                each["way"],
+                f"{each['tried']:,}",
+                f"{each['right']:,} {each['expected']}, nothing lost",
+            )
             for each in found["misbehaving"]["ways"]
         ),
         ("**A long run**", "", ""),

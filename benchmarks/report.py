@@ -177,7 +177,8 @@ def write_table(quick: bool) -> None:
         cells = (result["part"], result["date"], result["seconds"], where, box["load_before"])
         text.append("| " + " | ".join(map(str, cells)) + " |")
     if results:
-        names = ", ".join(f"{name} {version}" for name, version in results[-1]["versions"].items())
+        versions = {name: v for result in results for name, v in result["versions"].items()}
+        names = ", ".join(f"{name} {version}" for name, version in versions.items())
         text += ["", f"Versions: {names}."]
     (folder(quick) / "README.md").write_text("\n".join(text) + "\n")
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -88,6 +89,14 @@ def test_commands_are_commands(page, monkeypatch, capsys):
                 cli.parse.parse(words[1:])
             except SystemExit:
                 pytest.fail(f"{line}\n{capsys.readouterr().err}")
+
+
+def test_the_table_of_reliability_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS.parent))
+    from benchmarks import reliability
+
+    measured = json.loads((DOCS.parent / "benchmarks/results/reliability.json").read_text())
+    assert "\n".join(reliability.table(measured)) in (DOCS / "reliability.md").read_text()
 
 
 @pytest.fixture(scope="module")
