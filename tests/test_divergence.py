@@ -301,7 +301,7 @@ def test_a_model_that_breaks_in_planning_is_named(preset_name, model, message):
     assert all(divergence.finite((state.sac, state.replay)) for state in watch.seen)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 6, 9])
+@pytest.mark.parametrize("stop", [3, 9])
 def test_an_episode_that_diverges_and_is_interrupted_ends_as_if_it_were_not(stop, tmp_path):
     learner = dataclasses.replace(SMALL_SAC, learning_rate=1.5, final_learning_rate=1.5)
     config = dataclasses.replace(

@@ -503,7 +503,8 @@ class DynaSAC:
         if not eqx.tree_equal(ours, action):
             raise UsageError(
                 f"what was saved has actions from {_told(action.low)} to {_told(action.high)}, "
-                f"the environment from {_told(ours.low)} to {_told(ours.high)}: name its own"
+                f"the environment from {_told(ours.low)} to {_told(ours.high)}: name the "
+                "environment that it was trained in"
             )
         spaces = self.spaces._replace(observation=observation, action=action)
         self.task = self.task._replace(spaces=spaces)
