@@ -45,6 +45,12 @@ def compilations() -> CompileCounter:
     return CompileCounter()
 
 
+def beside_tests() -> dict[str, str]:
+    """What a process needs in its environment to import what lies beside the tests."""
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def untrained_run(directory: Path, agent: DynaSAC, model: str = "auto") -> Path:
     """The directory of a run that was stopped before anything was measured."""
     Run.create(directory, recording.asked_for(agent, model, "default")).close()

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import probes
 import pytest
-from conftest import same_run
+from conftest import beside_tests, same_run
 
 from dynasac import DynaSAC, UsageError, checkpoint, cli, recording
 from dynasac.cli.parse import parse
@@ -39,10 +38,9 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-m", "dynasac.cli", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=beside_tests(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

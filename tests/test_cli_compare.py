@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from conftest import beside_tests
 
 from dynasac import UsageError, cli
 from dynasac.cli.compare import Compare, _directory, _print_result
 from dynasac.comparison import NAMES
-
-TESTS = Path(__file__).parent
 
 RIG = """
 import os, pathlib, signal, sys, time
@@ -51,14 +50,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dynasac.cli", "compare", "rig:Rig-v0", *arguments]
 
 
-def environment() -> dict[str, str]:
-    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-
 def compare(*arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, timeout=300
+        command(*arguments), env=beside_tests(), capture_output=True, text=True, timeout=300
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -120,7 +114,7 @@ def test_ctrl_c_leaves_nothing_behind_that_runs(tmp_path):
             HEEDS_CTRL_C,
             *command("--agents", "sac", "--seeds=1", "--evaluation-episodes=1", "--output=out"),
         ],
-        env=environment(),
+        env=beside_tests(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -159,7 +153,7 @@ def test_the_agents_of_the_command_are_those_that_there_are():
     assert get_args(get_args(tuples)[0]) == NAMES
 
 
-def test_the_directory_is_called_after_the_environment():
+def test_the_directory_is_called_after_the_beside_tests():
     assert _directory("crane_env:Crane-v0", "default") == Path("runs/compare-Crane-v0")
     assert _directory("rigs:dock/Crane-v0", "seed") == Path("runs/compare-dock-Crane-v0-seed")
 

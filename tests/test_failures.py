@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from conftest import SMALL, SMALL_PLANNING
+from conftest import SMALL, SMALL_PLANNING, beside_tests
 from safetensors.numpy import load_file
 
 from dynasac import (
@@ -226,7 +226,7 @@ def test_14_memory_is_taken_at_the_start_and_not_many_times(tmp_path):
     """stable-baselines3 #885 and #37, dreamerv3 #103: zeros that took memory only when they were
     written to; a restart that needed more of it than training."""
     config = dataclasses.replace(SMALL, replay_capacity=3_000_000)
-    # of 63 MB; in a process of its own, where nothing was freed before
+    # of 51 MB; in a process of its own, where nothing was freed before
     program = (
         "import hostile, probes; from dynasac import Config, DynaSAC; "
         "DynaSAC('Clock-v0', 'none', Config(replay_capacity=10)); "
@@ -234,10 +234,9 @@ def test_14_memory_is_taken_at_the_start_and_not_many_times(tmp_path):
         "agent = DynaSAC('Clock-v0', 'none', Config(replay_capacity=3_000_000)); "
         "print(hostile.kilobytes('VmRSS') - before)"
     )
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=beside_tests(),
         capture_output=True,
         text=True,
     )

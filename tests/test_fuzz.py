@@ -22,7 +22,7 @@ import minari
 import numpy as np
 import probes
 import pytest
-from conftest import SMALL, redescribed, untrained_run
+from conftest import SMALL, beside_tests, redescribed, untrained_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -610,10 +610,9 @@ def test_nothing_that_a_directory_holds_is_imported_or_unpickled(learned):
         redescribed(named / path, lambda told: {**told, **evil})
     forge = b',"../../evil":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     hostile.forged(named / "policy" / "model.safetensors", {"rung": "ensemble"}, forge, b"\0" * 4)
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *map(str, (learned, pickled, named, written))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=beside_tests(),
         capture_output=True,
         text=True,
         timeout=300,
