@@ -98,13 +98,8 @@ WRONG: dict[str, Callable] = {
     "returns a flag that is none": _instead(2, None),
     "returns four values": lambda *found: found[:4],
 }
-REFUSED = (
-    "raises an error",
-    "does not answer",
-    "raises an error in a reset",
-    "changes its spaces",
-    *WRONG,
-)
+IN_RESET = ("raises an error in a reset", "changes its spaces")
+REFUSED = ("raises an error", "does not answer", *IN_RESET, *WRONG)
 BORNE = ("ends at once", "returns the same array always", "ignores seeds", "needs to be closed")
 RETRIED = ("raises an error", "does not answer", "returns NaN")
 """tried with `--env-retries 1` too"""
@@ -130,10 +125,10 @@ def tried(moments: int) -> dict:
     table = []
     try:
         for way, retries, expected in cases:
-            last = EPISODES if way in ("raises an error in a reset", "changes its spaces") else 0
+            last = EPISODES if way in IN_RESET else EPISODES * STEPS
             # an episode is never the first one whose spaces change: they are those at the beginning
             first = 1 + (way == "changes its spaces")
-            chosen = rng.integers(first, (last or EPISODES * STEPS) + 1, moments)
+            chosen = rng.integers(first, last + 1, moments)
             right = sum(_tried(way, int(moment), retries, expected) for moment in chosen)
             table.append({"way": way, "expected": expected, "tried": moments, "right": right})
     finally:
@@ -189,6 +184,6 @@ def _tried(way: str, moment: int, retries: int, expected: str) -> bool:
 
 def _episode(way: str, moment: int) -> int:
     """The real episode that the moment is in."""
-    if way in ("raises an error in a reset", "changes its spaces"):
+    if way in IN_RESET:
         return moment
     return (moment - 1) // STEPS + 1

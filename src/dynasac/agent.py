@@ -435,13 +435,13 @@ class DynaSAC:
 
     def _go_back_to(self, saved: checkpoint.SavedTree) -> None:
         written = saved.description
-        described = [written.get(name, {}) for name in ("config", "adaptation")]
-        if not all(isinstance(each, dict) for each in described):
+        settings, described = (written.get(name, {}) for name in ("config", "adaptation"))
+        if not (isinstance(settings, dict) and isinstance(described, dict)):
             raise checkpoint.Damaged(f"{saved.path} is damaged: it does not say what it holds")
         if written.get("env_id") != self.env_id:
             raise UsageError(f"{saved.path} is of {written.get('env_id')!r}, not of {self.env_id}")
         ours, theirs = (
-            flat(json.loads(json.dumps(config))) for config in (plain(self.config), described[0])
+            flat(json.loads(json.dumps(config))) for config in (plain(self.config), settings)
         )
         changed = [n for n in ours if ours[n] != theirs.get(n) and n not in presets.RENEWABLE]
         if changed or written.get("seed") != self.seed:
@@ -449,7 +449,7 @@ class DynaSAC:
                 f"{saved.path} is of a run with other settings: {', '.join(changed) or 'seed'}"
             )
         before = self.state
-        adaptation = self._template(written.get("adaptation", {}))
+        adaptation = self._template(described)
         self.state = before._replace(adaptation=adaptation)
         try:
             policy, earlier, replay, learned, simulated, counts, train_return, learning = (
@@ -502,8 +502,8 @@ class DynaSAC:
         ours = self.task.spaces.action
         if not eqx.tree_equal(ours, action):
             raise UsageError(
-                f"what was saved has actions from {_told(action.low)} to {_told(action.high)}, "
-                f"the environment from {_told(ours.low)} to {_told(ours.high)}: name the "
+                f"what was saved has actions from {action.low.tolist()} to {action.high.tolist()}, "
+                f"the environment from {ours.low.tolist()} to {ours.high.tolist()}: name the "
                 "environment that it was trained in"
             )
         spaces = self.spaces._replace(observation=observation, action=action)
@@ -549,10 +549,6 @@ def _answer(callback: Callback, answer: object) -> bool | None:
 def _least_weights(hidden: Sequence[int]) -> int:
     """How many weights a network has at least."""
     return sum(before * after for before, after in itertools.pairwise((1, *hidden, 1)))
-
-
-def _told(numbers: Any) -> list[float]:
-    return np.asarray(numbers).tolist()
 
 
 def _sizes(spaces: Spaces) -> list[int]:

@@ -121,7 +121,7 @@ class Recorder:
             raise UsageError(
                 f"cannot write to {directory}: {error.strerror}. The last good state in it is that "
                 f"after {counts.real_steps:,} real steps and {counts.gradient_updates:,} updates: "
-                f"make room and go on with it"
+                "make room and go on with it"
             ) from None
 
 

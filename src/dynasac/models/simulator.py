@@ -213,11 +213,7 @@ class Called(DynamicsModel):
         rows = np.atleast_2d(np.asarray(observations))
         actions = np.atleast_2d(np.asarray(actions))
         result = host_step(self.host, host_state(self.host, rows), actions)
-        found = (
-            np.asarray(result.observations, np.float32),
-            np.asarray(result.rewards, np.float32),
-            np.asarray(result.terminated, bool),
-        )
+        found = result.observations, result.rewards, result.terminated
         return tuple(array[0] for array in found) if single else found
 
 
