@@ -568,7 +568,7 @@ def test_an_environment_that_hangs_is_closed_once_it_answers():
     env = border.Timed(gym.wrappers.TimeLimit(Late(), 10), 0.1)
     border.reset(env, 0, "here")
     with pytest.raises(border.Unusable):
-        border.step(env, np.zeros(1), "here")
+        border.step(env, np.zeros(1), "here", (1,))
     env.close()  # which does not wait
     assert not Late.closed.is_set()
     Late.answer.set()
@@ -651,8 +651,8 @@ def test_an_answer_that_comes_late_is_not_the_next_ones():
     env = border.Timed(Slow(), 60.0)
     border.reset(env, 0, "here")
     with pytest.raises(KeyboardInterrupt):
-        border.step(env, np.zeros(1), "here")
-    assert border.step(env, np.zeros(1), "here").reward == 2
+        border.step(env, np.zeros(1), "here", (1,))
+    assert border.step(env, np.zeros(1), "here", (1,)).reward == 2
 
 
 def test_an_environment_that_hangs_does_not_hold_up_the_end_of_the_program():
@@ -665,7 +665,7 @@ class Stuck(probes.Clock):
 env = border.Timed(Stuck(), 0.1)
 border.reset(env, 0, "here")
 try:
-    border.step(env, None, "here")
+    border.step(env, None, "here", (1,))
 except border.Unusable:
     print("told")
 """
@@ -821,6 +821,13 @@ def test_observations_that_change_in_mid_episode():
     with pytest.raises(UsageError, match=r"changed from 1 numbers to shape \(2,\) .*step 3\)"):
         agent.learn(real_episodes=1)
     assert agent.state.counts.real_steps == 3
+    with pytest.raises(UsageError, match=r"to shape \(2,\) \(evaluation episode 0, step 3\)"):
+        evaluation.evaluate(zeros, Growing, 2, 10, retries=2)
+    with pytest.raises(UsageError, match=r"to shape \(2,\) \(episode from seed 5, step 3\)"):
+        list(evaluation.episode(zeros, Growing(), 10, 5))
+    env = made(Growing())
+    with pytest.raises(UsageError, match=r"to shape \(2,\) \(exploring, step 3\)"):
+        explore(env, probes.Slide(), spaces_of(env), 40, 0)
 
 
 def test_an_environment_that_cannot_be_closed_is_told_of(caplog):

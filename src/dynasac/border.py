@@ -66,11 +66,12 @@ def reset(env: gym.Env, seed: int, where: str) -> np.ndarray:
     return _observation(observation, env.observation_space.shape, where)
 
 
-def step(env: gym.Env, action: np.ndarray, where: str) -> Arrival:
+def step(env: gym.Env, action: np.ndarray, where: str, shape: tuple[int, ...]) -> Arrival:
     """What an action, [action] in the environment's units, leads to.
 
     Arguments:
         where: the episode and the step in words, for errors.
+        shape: of the observation that the episode began with.
 
     Raises:
         Failure: naming what is wrong with it.
@@ -85,8 +86,14 @@ def step(env: gym.Env, action: np.ndarray, where: str) -> Arrival:
         raise _raised(error, where) from error
     form = "(observation, reward, terminated, truncated, info)"
     observation, reward, terminated, truncated, _ = _parts(found, 5, form, where)
+    observation = _observation(observation, env.observation_space.shape, where)
+    if observation.shape != shape:  # and the environment's space has it too, by now
+        raise Unusable(
+            f"the environment's observations have changed from {shape[0]} numbers to shape "
+            f"{observation.shape} ({where}): spaces must not change"
+        )
     return Arrival(
-        _observation(observation, env.observation_space.shape, where),
+        observation,
         _reward(reward, where),
         _flag("terminated", terminated, where),
         _flag("truncated", truncated, where),

@@ -110,7 +110,7 @@ def evaluate(
                 episode = int(episode_of[k])
                 try:
                     where = f"evaluation episode {episode}, step {steps[k]}"
-                    found = border.step(envs[k], actions[k], where)
+                    found = border.step(envs[k], actions[k], where, observations[k].shape)
                 except border.Failure as error:
                     begin_again(error, episode)
                     observations[k], steps[k] = begin(envs[k], episode), 0
@@ -198,7 +198,8 @@ def episode(policy: Policy, env: gym.Env, episode_steps: int, seed: int) -> Iter
     observation = border.reset(env, seed, f"episode from seed {seed}")
     for step in range(episode_steps):
         action = policy(observation[None])[0]
-        found = border.step(env, action, f"episode from seed {seed}, step {step}")
+        where = f"episode from seed {seed}, step {step}"
+        found = border.step(env, action, where, observation.shape)
         yield Step(observation, action, found.reward, found.observation)
         if found.terminated or found.truncated:
             return

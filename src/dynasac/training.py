@@ -301,7 +301,8 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
             unit = np.asarray(row.action[0])
             if wander is not None:
                 wander(observation)
-            arrival = _step(task, spaces, unit, f"{where}, step {step}")
+            played, here = _played(unit, spaces), f"{where}, step {step}"
+            arrival = border.step(task.env, played, here, observation.shape)
             if not _same(_row(observation, unit, arrival), row):
                 return
             if arrival.terminated or arrival.truncated:
@@ -320,7 +321,8 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
                 break  # nothing real is moved by a learner that has diverged: `_sound` finds it
         else:
             unit = wander(observation)
-        arrival = _step(task, spaces, unit, f"{where}, step {step}")
+        played, here = _played(unit, spaces), f"{where}, step {step}"
+        arrival = border.step(task.env, played, here, observation.shape)
         memory = _remember(state.replay, _row(observation, unit, arrival))
         counts = counts._replace(real_steps=counts.real_steps + 1, episode_steps=step + 1)
         if config.updates_per_real_step and not random:
@@ -349,17 +351,6 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
         if arrival.terminated or arrival.truncated:
             return
         observation = arrival.observation
-
-
-def _step(task: Task, spaces: Spaces, unit: np.ndarray, where: str) -> border.Arrival:
-    arrival = border.step(task.env, _played(unit, spaces), where)
-    size = spaces.observation.size
-    if arrival.observation.shape != (size,):  # and the environment's space has it too, by now
-        raise border.Unusable(
-            f"the environment's observations have changed from {size} numbers to shape "
-            f"{arrival.observation.shape} ({where}): spaces must not change"
-        )
-    return arrival
 
 
 def _complete(task: Task, state: TrainingState) -> TrainingState:

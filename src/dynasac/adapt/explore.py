@@ -49,7 +49,7 @@ def explore(
                 observation, ended = border.reset(env, int(episode_seed[0]), where), False
             unit = behaviour(observation)
             action = np.asarray(spaces.action.from_unit(jnp.asarray(unit)))
-            found = border.step(env, action, where)
+            found = border.step(env, action, where, observation.shape)
         except border.Failure as error:
             border.begin_again(error, failed, retries)
             ended, failed = True, failed + 1
