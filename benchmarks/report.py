@@ -113,7 +113,7 @@ def _work(part: str) -> Callable[[bool], dict]:
 def machine() -> dict[str, Any]:
     """Processor, cores that may be used, memory, and how busy the machine was already."""
     # not at the top: it imports JAX, for which a part first chooses the platform
-    from dynasac.comparison.processes import processor, processors
+    from dynasac.processes import processor, processors
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {

@@ -17,7 +17,7 @@ import pytest
 from conftest import SMALL
 from rich.console import Console
 
-from dynasac import DynaSAC, UsageError, runs
+from dynasac import DynaSAC, UsageError, processes, runs
 from dynasac.comparison import (
     Design,
     agents,
@@ -25,15 +25,13 @@ from dynasac.comparison import (
     compare,
     display,
     held,
-    module_paths,
     picture,
     planned,
-    processes,
     results,
 )
 from dynasac.comparison import statistics as stats
-from dynasac.comparison.processes import Child, Unwatched
 from dynasac.comparison.statistics import Learning
+from dynasac.processes import Child, Unwatched
 
 assert probes.Rail  # registers the environments
 
@@ -184,7 +182,7 @@ def test_ctrl_c_ends_those_that_run(tmp_path):
 
 def test_a_training_ends_when_nobody_waits_for_it():
     program = (
-        "import time; from dynasac.comparison.processes import end_with_parent; "
+        "import time; from dynasac.processes import end_with_parent; "
         "end_with_parent(); print('ready', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -307,16 +305,16 @@ def test_modules_are_looked_for_in_the_current_directory_last(tmp_path, monkeypa
     (tmp_path / "jinja2.py").write_text("raise RuntimeError('planted')")
     (tmp_path / "rig.py").write_text("")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    assert module_paths() == sys.path
+    assert processes.module_paths() == sys.path
     for inserted in ("", str(tmp_path)):
         monkeypatch.setattr(sys, "path", [inserted, *sys.path])
-        assert module_paths() == [*filter(None, sys.path[1:]), str(tmp_path)]
+        assert processes.module_paths() == [*filter(None, sys.path[1:]), str(tmp_path)]
     design = Design("Rail-v0", ("sac",), seeds=1)
     (only,) = planned(tmp_path, design, [agents.agent("sac", design, 10)])
     python = only.command[: only.command.index("-m")]
     done = subprocess.run(
         [*python, "-c", "import rig, jinja2"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(module_paths())},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(processes.module_paths())},
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr

@@ -32,9 +32,10 @@ from dynasac import (
     comparison,
     planning,
     presets,
+    processes,
     recording,
 )
-from dynasac.comparison import Design, processes
+from dynasac.comparison import Design
 from dynasac.models import KNOWN_PHYSICS, ensemble, residual
 from dynasac.runs import Run, read_metrics
 

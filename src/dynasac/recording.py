@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,16 @@ class Recorder:
     `SAVE_SECONDS` of computing.
     """
 
-    def __init__(self, agent: DynaSAC, run: Run, episodes: int, evaluate_every: int = 0):
+    def __init__(
+        self,
+        agent: DynaSAC,
+        run: Run,
+        episodes: int,
+        evaluate_every: int = 0,
+        watch: Callable[[dict[str, Any]], None] | None = None,
+    ):
         self._agent, self._run, self._episodes = agent, run, episodes
-        self._every = evaluate_every
+        self._every, self._watch = evaluate_every, watch
         self._evaluated_at = run.evaluated_at
         self._saved = agent.state.counts
         self._saved_at = time.monotonic()
@@ -68,8 +75,7 @@ class Recorder:
             self._evaluate(state)
         else:
             self._run.stopwatch.enter(None)
-            with self._writing():
-                self._run.append(training.metrics(state))
+            self._append(training.metrics(state))
         self.save()
 
     def final(self) -> Evaluation | None:
@@ -93,8 +99,13 @@ class Recorder:
             "eval_mean_return": self.last.mean_return,
             "eval_regret": evaluation.regret(self._agent.env_id, self.last),
         }
+        self._append({**training.metrics(state), **measured})
+
+    def _append(self, row: dict[str, Any]) -> None:
         with self._writing():
-            self._run.append({**training.metrics(state), **measured})
+            self._run.append(row)
+        if self._watch is not None:
+            self._watch(row)
 
     def summarise(self, measured: Evaluation | None, compile_seconds: float) -> None:
         """Write down what came out."""
@@ -132,12 +143,14 @@ def record_training(
     progress_bar: bool,
     total_timesteps: int | None = None,
     evaluate_every: int = 0,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Evaluation | None:
     """Train as the agent's settings say, or for at least `total_timesteps`; leave `run` complete.
 
     Arguments:
         episodes: of each evaluation; 0 for none, so that the environment is not used for that.
         evaluate_every: real steps that lie between two evaluations at least, but for the last.
+        watch: called with each row of metrics.csv.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; what was learned so far is in `run`.
@@ -145,7 +158,7 @@ def record_training(
             after the last complete episode, or gone if there was none.
     """
     clock = CompileClock()
-    recorder = Recorder(agent, run, episodes, evaluate_every)
+    recorder = Recorder(agent, run, episodes, evaluate_every, watch)
     real_episodes = agent.config.real_episodes if total_timesteps is None else None
     with _stopping(recorder):
         try:

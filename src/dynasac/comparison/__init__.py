@@ -10,22 +10,18 @@ Each training is a process of its own that leaves a run directory, DIR/AGENT/see
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from .. import checkpoint
+from .. import checkpoint, processes
 from ..errors import UsageError
+from ..processes import Child
 from ..runs import locked
-from . import agents, display, processes
+from . import agents, display
 from .agents import NAMES, Agent, Design, Job, training_name
-from .processes import THREADS, Child
 from .results import gathered
 
 __all__ = ["NAMES", "Design", "compare"]
@@ -52,7 +48,7 @@ def compare(
         raise UsageError(f"--jobs {side_by_side}: at least 1")
     facts = agents.check(design)
     contenders = [agents.agent(name, design, facts.episode_steps) for name in design.names]
-    with held(output), _environment() as environment:
+    with held(output), processes.environment() as environment:
         everyone = claim(output, design, contenders)
         everything = planned(output, design, contenders)
         children = [child for child in everything if not _done(output, child)]
@@ -160,27 +156,3 @@ def planned(output: Path, design: Design, contenders: Sequence[Agent]) -> list[C
 
 def _done(output: Path, child: Child) -> bool:
     return (output / child.name / "summary.json").exists()
-
-
-def module_paths() -> list[str]:
-    """Where this process finds modules; in the current directory, if at all, only in the end."""
-    here = os.getcwd()
-    elsewhere = [path for path in sys.path if path not in ("", here)]
-    return elsewhere if len(elsewhere) == len(sys.path) else [*elsewhere, here]
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[dict[str, str]]:
-    """Variables for the processes: one thread, the modules we find, the programs we compiled."""
-    with contextlib.ExitStack() as stack:
-        compiled = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-        if compiled is None:
-            compiled = stack.enter_context(tempfile.TemporaryDirectory())
-        yield {
-            **THREADS,
-            "PYTHONPATH": os.pathsep.join(module_paths()),
-            "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
-            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        }

@@ -4,8 +4,8 @@ import json
 import sys
 
 from ..errors import UsageError
+from ..processes import end_with_parent
 from .agents import Job, train
-from .processes import end_with_parent
 
 if __name__ == "__main__":
     end_with_parent()

@@ -16,8 +16,8 @@ from ..agent import DynaSAC, resolved
 from ..checkpoint import read_json
 from ..errors import UsageError
 from ..presets import Config
+from ..processes import machine
 from ..spaces import spaces_of
-from .processes import machine
 
 OURS = ("dynasac", "sac", "sac-matched")
 NAMES = (*OURS, *baselines.NAMES)

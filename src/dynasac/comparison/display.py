@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from .. import progress, runs
-from .processes import Child, Unwatched, Watch
+from ..processes import Child, Unwatched, Watch
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """at what the trainings have written"""

@@ -5,11 +5,15 @@ import os
 import platform
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol, runtime_checkable
+
+import jax
 
 THREADS = {
     "NPROC": "1",  # what XLA takes for the number of processors
@@ -40,6 +44,30 @@ def processor() -> str:
 def machine() -> str:
     """The processor, how many of them, and the system."""
     return f"{processor()}, {processors()} cores, {platform.system()}"
+
+
+def module_paths() -> list[str]:
+    """Where this process finds modules; in the current directory, if at all, only in the end."""
+    here = os.getcwd()
+    elsewhere = [path for path in sys.path if path not in ("", here)]
+    return elsewhere if len(elsewhere) == len(sys.path) else [*elsewhere, here]
+
+
+@contextlib.contextmanager
+def environment() -> Iterator[dict[str, str]]:
+    """Variables for the processes: one thread, the modules we find, the programs we compiled."""
+    with contextlib.ExitStack() as stack:
+        compiled = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        if compiled is None:
+            compiled = stack.enter_context(tempfile.TemporaryDirectory())
+        yield {
+            **THREADS,
+            "PYTHONPATH": os.pathsep.join(module_paths()),
+            "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        }
 
 
 class Child(NamedTuple):

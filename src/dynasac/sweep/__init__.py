@@ -1,0 +1,1 @@
+"""Settings × seeds: many trainings, on this machine or a cluster, each a run directory."""
