@@ -24,7 +24,6 @@ from dynasac.comparison import (
     claim,
     compare,
     display,
-    held,
     picture,
     planned,
     results,
@@ -32,6 +31,7 @@ from dynasac.comparison import (
 from dynasac.comparison import statistics as stats
 from dynasac.comparison.statistics import Learning
 from dynasac.processes import Child, Unwatched
+from dynasac.runs import held
 
 assert probes.Rail  # registers the environments
 
@@ -251,7 +251,7 @@ def test_what_counts_as_solved():
 def test_a_directory_belongs_to_one_comparison(tmp_path):
     def ask(design):
         found = [agents.agent(name, design, 10) for name in design.names]
-        with held(tmp_path / "here"):
+        with held(tmp_path / "here", "comparison"):
             return [one.name for one in claim(tmp_path / "here", design, found)]
 
     assert ask(RAIL) == ["sac", "sac-matched", "dynasac"]
@@ -279,8 +279,8 @@ def test_one_comparison_at_a_time_in_a_directory(tmp_path):
     design = Design("Rail-v0", ("sac",), seeds=1)
     unfinished = tmp_path / "out" / "sac" / "seed-0" / "metrics.csv"
     program = (
-        "import sys; from pathlib import Path; from dynasac.comparison import held\n"
-        "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from dynasac.runs import held\n"
+        "with held(Path(sys.argv[1]), 'comparison'): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "out")],
@@ -296,7 +296,7 @@ def test_one_comparison_at_a_time_in_a_directory(tmp_path):
             compare(design, tmp_path / "out")
         assert unfinished.exists()
         other.kill()
-    with held(tmp_path / "out"):
+    with held(tmp_path / "out", "comparison"):
         pass
 
 

@@ -2,8 +2,9 @@
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -151,3 +152,55 @@ def _decision(state: TrainingState) -> str:
     lived = f"its return was {state.train_return:.1f}" if state.counts.real_episodes else ""
     said = state.adaptation.sentence or lived, training.setback(state.counts)
     return f"{_after(state.counts)}: {'; '.join(filter(None, said))}"
+
+
+class Running(NamedTuple):
+    """A training under way."""
+
+    kind: str
+    """those of a kind take about as long"""
+    seconds: float
+    share: float
+    """of it that lies behind"""
+
+
+def seconds_left(
+    to_come: Sequence[str],
+    running: Sequence[Running],
+    took: Sequence[tuple[str, float]],
+    side_by_side: int,
+) -> float | None:
+    """Seconds until all trainings have ended; None as long as nothing is known.
+
+    A kind's training takes what those of it took that have ended; if there are none, what those
+    under way will at their speed; if it has not begun, what those of other kinds do on average.
+
+    Arguments:
+        to_come: the kind of each training that has not begun.
+        took: kind and seconds of those that have ended.
+    """
+    samples: dict[str, list[float]] = {}
+    for kind, seconds in took:
+        samples.setdefault(kind, []).append(seconds)
+    ended = set(samples)
+    for each in running:
+        if each.kind not in ended and each.share > 0:
+            samples.setdefault(each.kind, []).append(each.seconds / each.share)
+    if not samples:
+        return None
+    expected = {kind: sum(found) / len(found) for kind, found in samples.items()}
+    other = sum(expected.values()) / len(expected)
+    remaining = [max(0.0, expected.get(each.kind, other) - each.seconds) for each in running]
+    work = sum(remaining) + sum(expected.get(kind, other) for kind in to_come)
+    return max(work / side_by_side, max(remaining, default=0.0))
+
+
+def in_words(seconds: float | None) -> str:
+    """As people say it: no more exact than it is."""
+    if not seconds:
+        return ""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    if seconds < 90 * 60:
+        return f"about {round(seconds / 60)} min left"
+    return f"about {seconds / 3600:.1f} h left"

@@ -48,9 +48,10 @@ class Recorder:
         episodes: int,
         evaluate_every: int = 0,
         watch: Callable[[dict[str, Any]], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
     ):
         self._agent, self._run, self._episodes = agent, run, episodes
-        self._every, self._watch = evaluate_every, watch
+        self._every, self._watch, self._stopped = evaluate_every, watch, stopped
         self._evaluated_at = run.evaluated_at
         self._saved = agent.state.counts
         self._saved_at = time.monotonic()
@@ -65,7 +66,7 @@ class Recorder:
             due = time.monotonic() - self._saved_at > SAVE_SECONDS
             if learned or (due and state.counts != self._saved):
                 self._save_checkpoint()
-        if self.stop:
+        if self.stop or (self._stopped is not None and self._stopped()):
             self.save()
             raise Interrupted
 
@@ -144,6 +145,7 @@ def record_training(
     total_timesteps: int | None = None,
     evaluate_every: int = 0,
     watch: Callable[[dict[str, Any]], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Evaluation | None:
     """Train as the agent's settings say, or for at least `total_timesteps`; leave `run` complete.
 
@@ -151,14 +153,15 @@ def record_training(
         episodes: of each evaluation; 0 for none, so that the environment is not used for that.
         evaluate_every: real steps that lie between two evaluations at least, but for the last.
         watch: called with each row of metrics.csv.
+        stopped: asked several times a second whether to stop, as Ctrl-C does.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; what was learned so far is in `run`.
+        Interrupted: by Ctrl-C, SIGTERM or `stopped`; what was learned so far is in `run`.
         UsageError: the environment or the model returned what is no number; `run` is as it was
             after the last complete episode, or gone if there was none.
     """
     clock = CompileClock()
-    recorder = Recorder(agent, run, episodes, evaluate_every, watch)
+    recorder = Recorder(agent, run, episodes, evaluate_every, watch, stopped)
     real_episodes = agent.config.real_episodes if total_timesteps is None else None
     with _stopping(recorder):
         try:

@@ -98,6 +98,24 @@ def locked(directory: Path, busy: str) -> Iterator[None]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def held(output: Path, kind: str) -> Iterator[None]:
+    """No other process does the same in `output` meanwhile, a directory of many runs.
+
+    Arguments:
+        kind: what is done in it, in a word, as a comparison.
+
+    Raises:
+        UsageError: another one does, or `output` holds something else or cannot be written.
+    """
+    strange = output.exists() and not (output / "asked.json").exists()
+    if strange and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output} already holds something: choose another --output")
+    busy = f"is in use by another {kind}: wait for it, or choose another --output"
+    with locked(output, busy):
+        yield
+
+
 class Run:
     """One directory that one training writes, and no other process meanwhile.
 

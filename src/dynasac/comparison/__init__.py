@@ -12,14 +12,14 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import checkpoint, processes
 from ..errors import UsageError
 from ..processes import Child
-from ..runs import locked
+from ..runs import held
 from . import agents, display
 from .agents import NAMES, Agent, Design, Job, training_name
 from .results import gathered
@@ -48,7 +48,7 @@ def compare(
         raise UsageError(f"--jobs {side_by_side}: at least 1")
     facts = agents.check(design)
     contenders = [agents.agent(name, design, facts.episode_steps) for name in design.names]
-    with held(output), processes.environment() as environment:
+    with held(output, "comparison"), processes.environment() as environment:
         everyone = claim(output, design, contenders)
         everything = planned(output, design, contenders)
         children = [child for child in everything if not _done(output, child)]
@@ -62,21 +62,6 @@ def compare(
         content = gathered(output, design, facts, everyone, errors)
         checkpoint.write_json(output / "comparison.json", content)
     return content
-
-
-@contextlib.contextmanager
-def held(output: Path) -> Iterator[None]:
-    """No other process compares in `output` meanwhile; the kernel lets go however this one ends.
-
-    Raises:
-        UsageError: another one does, or `output` holds something else or cannot be written.
-    """
-    strange = output.exists() and not (output / "asked.json").exists()
-    if strange and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} already holds something: choose another --output")
-    busy = "is in use by another comparison: wait for it, or choose another --output"
-    with locked(output, busy):
-        yield
 
 
 def claim(output: Path, design: Design, contenders: Sequence[Agent]) -> list[Agent]:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,18 +11,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from .. import progress, runs
 from ..processes import Child, Unwatched, Watch
+from ..progress import Running, in_words, seconds_left
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """at what the trainings have written"""
-
-
-class Running(NamedTuple):
-    """A training under way."""
-
-    agent: str
-    seconds: float
-    share: float
-    """of its real steps that lie behind"""
 
 
 @contextmanager
@@ -172,48 +163,6 @@ class _Lines:
         counted = f"{self._story.done} of {self._story.total}{', ' if left else ''}{left}"
         line = f"[{counted}] {said}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def seconds_left(
-    to_come: Sequence[str],
-    running: Sequence[Running],
-    took: Sequence[tuple[str, float]],
-    side_by_side: int,
-) -> float | None:
-    """Seconds until all trainings have ended; None as long as nothing is known.
-
-    An agent's training takes what those of it took that have ended; if there are none, what those
-    under way will at their speed; if it has not begun, what the other agents' do on average.
-
-    Arguments:
-        to_come: the agent of each training that has not begun.
-        took: agent and seconds of those that have ended.
-    """
-    samples: dict[str, list[float]] = {}
-    for agent, seconds in took:
-        samples.setdefault(agent, []).append(seconds)
-    ended = set(samples)
-    for each in running:
-        if each.agent not in ended and each.share > 0:
-            samples.setdefault(each.agent, []).append(each.seconds / each.share)
-    if not samples:
-        return None
-    expected = {agent: sum(found) / len(found) for agent, found in samples.items()}
-    other = sum(expected.values()) / len(expected)
-    remaining = [max(0.0, expected.get(each.agent, other) - each.seconds) for each in running]
-    work = sum(remaining) + sum(expected.get(agent, other) for agent in to_come)
-    return max(work / side_by_side, max(remaining, default=0.0))
-
-
-def in_words(seconds: float | None) -> str:
-    """As people say it: no more exact than it is."""
-    if not seconds:
-        return ""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s left"
-    if seconds < 90 * 60:
-        return f"about {round(seconds / 60)} min left"
-    return f"about {seconds / 3600:.1f} h left"
 
 
 def _agent(name: str) -> str:
