@@ -231,6 +231,6 @@ def from_plain(content: Any, kind: type = Config) -> Any:
         if isinstance(like, tuple):
             same = isinstance(value, tuple) and all(type(item) is int for item in value)
         if not same:
-            raise UsageError(f"the saved setting {name} is {value!r}, not like {like!r}")
+            raise UsageError(f"the setting {name} is {value!r}, not like {like!r}")
         values[name] = value
     return kind(**values)
