@@ -1,4 +1,4 @@
-"""Which settings come next: those of a grid in their order, or what Optuna makes of earlier ones."""
+"""Which settings come next: a grid's in their order, or what Optuna makes of earlier ones."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -111,7 +111,8 @@ class Search:
         self._states = optuna.trial.TrialState
         try:
             _cut_off_half_a_line(journal)
-            self._storage = JournalStorage(JournalFileBackend(str(journal), _Held()))
+            held: Any = _Held()
+            self._storage = JournalStorage(JournalFileBackend(str(journal), held))
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name="dynasac",
@@ -119,7 +120,10 @@ class Search:
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(UNPRUNED_TRIALS),
             )
-            begun = len(self._study.trials)
+            begun = len(self._study.get_trials(deepcopy=False))
+            for one in self._study.get_trials(deepcopy=False):
+                if one.state == self._states.RUNNING and not set(sweep.search) <= set(one.params):
+                    self._study.tell(one.number, state=self._states.FAIL)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{journal} is damaged ({error}): choose another --output, or remove it with its "
@@ -135,7 +139,7 @@ class Search:
             self._study.enqueue_trial(self._of_the_preset())
 
     def earlier(self) -> list[Trial]:
-        states = {
+        states: dict[Any, State] = {
             self._states.RUNNING: "open",
             self._states.COMPLETE: "complete",
             self._states.PRUNED: "pruned",
@@ -143,13 +147,11 @@ class Search:
         }
         return [
             Trial(one.number, self._settings(one.params), states[one.state])
-            for one in self._study.trials
-            if one.state in states
+            for one in self._begun()
         ]
 
     def ask(self) -> Trial | None:
-        begun = [one for one in self._study.trials if one.state != self._states.WAITING]
-        if len(begun) >= self._sweep.trials:
+        if len(self._begun()) >= self._sweep.trials:
             return None
         asked = self._study.ask(self._distributions)
         return Trial(asked.number, self._settings(asked.params))
@@ -169,7 +171,18 @@ class Search:
             self._study.tell(number, told, state=states[state])
 
     def _trial(self, number: int) -> "FrozenTrial":
-        return self._study.trials[number]
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _begun(self) -> "list[FrozenTrial]":
+        """All but the one that is still to be begun, and those that nobody got to know: a process
+        was killed while it asked for one."""
+        names = set(self._sweep.search)
+        everything = self._study.get_trials(deepcopy=False)
+        return [
+            one
+            for one in everything
+            if one.state != self._states.WAITING and names <= set(one.params)
+        ]
 
     def _settings(self, params: dict[str, Any]) -> Settings:
         """Of a trial. Names and values are looked up in what was asked for."""
