@@ -19,12 +19,14 @@ from .evaluate import Evaluate
 from .export import Export
 from .record import Record
 from .report import Report
+from .sweep import Sweep
 from .train import Train, own
 
 COMMANDS = {
     "evaluate": Evaluate,
     "check-model": CheckModel,
     "compare": Compare,
+    "sweep": Sweep,
     "report": Report,
     "record": Record,
     "export": Export,

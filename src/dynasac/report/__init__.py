@@ -12,7 +12,7 @@ from .. import checkpoint, runs
 from ..errors import UsageError
 from . import comparison as compared
 from . import run as trained
-from .directories import ComparisonData, RunData, gather, text
+from .directories import ComparisonData, RunData, expanded, gather, text
 from .page import HEAVIEST, Page, Section, Text, render
 from .words import isolated
 
@@ -37,7 +37,7 @@ def write_report(
     env_id: str | None = None,
     model: str | None = None,
 ) -> Written:
-    """Write one page about run directories and comparison directories.
+    """Write one page about run directories and those of comparisons and sweeps.
 
     Works while a training still runs. Whatever cannot be had is said in the page, as are maps and
     videos that would make it heavier than `HEAVIEST`: the first directories have theirs.
@@ -55,7 +55,7 @@ def write_report(
     paths = list({Path(each).resolve(): Path(each) for each in directories}.values())
     if not paths:
         raise UsageError("name at least one directory of a run or a comparison")
-    found = [gather(path) for path in paths]
+    found = [gather(each) for path in paths for each in expanded(path)]
     default = paths[0] / "report.html" if len(paths) == 1 else Path("report.html")
     file = Path(default if output is None else output)
     if file.is_dir():

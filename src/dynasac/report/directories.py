@@ -73,6 +73,21 @@ class ComparisonData:
         return {name: mapping(agent) for name, agent in mapping(self.content.get("agents")).items()}
 
 
+def expanded(directory: Path) -> list[Path]:
+    """The run directories of a sweep, in the order of its trials; of anything else, itself.
+
+    Raises:
+        UsageError: it is a sweep in which nothing was begun.
+    """
+    if (directory / "config.json").exists() or not (directory / "sweep.json").exists():
+        return [directory]
+    found = (*directory.glob("trial-*/seed-*"), *directory.glob("trial-*/*/seed-*"))
+    began = sorted(path for path in found if (path / "config.json").exists())
+    if not began:
+        raise UsageError(f"{directory} is a sweep in which nothing has begun yet")
+    return began
+
+
 def gather(directory: Path) -> RunData | ComparisonData:
     """Read a directory.
 
