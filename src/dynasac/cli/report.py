@@ -11,10 +11,10 @@ from .start import configure
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML page about runs and comparisons, to be opened in a browser."""
+    """Write one HTML page about runs, comparisons and sweeps, to be opened in a browser."""
 
     directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """run directories, finished or not, or those of comparisons"""
+    """run directories, finished or not, or those of comparisons or sweeps"""
     output: Path | None = None
     """file to write; DIR/report.html if not given, report.html here for several directories"""
     env: str | None = None

@@ -1,5 +1,6 @@
 """`dynasac sweep`."""
 
+import importlib.util
 import shlex
 import sys
 from collections.abc import Callable
@@ -111,11 +112,11 @@ class Sweep:
             return lambda output: LocalPool(output, self.jobs)
         if self.jobs is not None:
             raise UsageError("--jobs is for this machine: with --ray-address the cluster decides")
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("--ray-address needs Ray: pip install 'dynasac[scale]'")
+        from ..sweep import cluster  # pyright: ignore[reportAttributeAccessIssue]
+
         address = self.ray_address
-        try:
-            from ..sweep import cluster  # pyright: ignore[reportAttributeAccessIssue]
-        except ModuleNotFoundError:
-            raise UsageError("--ray-address needs Ray: pip install 'dynasac[scale]'") from None
         return lambda output: cluster.RayPool(address, output)
 
 

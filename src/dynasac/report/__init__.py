@@ -55,7 +55,7 @@ def write_report(
     paths = list({Path(each).resolve(): Path(each) for each in directories}.values())
     if not paths:
         raise UsageError("name at least one directory of a run or a comparison")
-    found = [gather(each) for path in paths for each in expanded(path)]
+    found = [gather(each, name) for path in paths for each, name in expanded(path)]
     default = paths[0] / "report.html" if len(paths) == 1 else Path("report.html")
     file = Path(default if output is None else output)
     if file.is_dir():

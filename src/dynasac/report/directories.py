@@ -73,28 +73,28 @@ class ComparisonData:
         return {name: mapping(agent) for name, agent in mapping(self.content.get("agents")).items()}
 
 
-def expanded(directory: Path) -> list[Path]:
-    """The run directories of a sweep, in the order of its trials; of anything else, itself.
+def expanded(directory: Path) -> list[tuple[Path, str]]:
+    """The run directories of a sweep, with their names in it; anything else is itself.
 
     Raises:
         UsageError: it is a sweep in which nothing was begun.
     """
     if (directory / "config.json").exists() or not (directory / "sweep.json").exists():
-        return [directory]
+        return [(directory, "")]
     found = (*directory.glob("trial-*/seed-*"), *directory.glob("trial-*/*/seed-*"))
     began = sorted(path for path in found if (path / "config.json").exists())
     if not began:
         raise UsageError(f"{directory} is a sweep in which nothing has begun yet")
-    return began
+    return [(path, str(path.relative_to(directory))) for path in began]
 
 
-def gather(directory: Path) -> RunData | ComparisonData:
-    """Read a directory.
+def gather(directory: Path, name: str = "") -> RunData | ComparisonData:
+    """Read a directory, which is to be called `name`, or what it is called.
 
     Raises:
         UsageError: it is neither a run nor a comparison, or a comparison that cannot be read.
     """
-    name = directory.resolve().name or str(directory)
+    name = name or directory.resolve().name or str(directory)
     if (directory / "comparison.json").exists():
         content = read_json(directory / "comparison.json")
         if not mapping(content.get("agents")):

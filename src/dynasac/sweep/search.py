@@ -158,7 +158,7 @@ class Search:
 
     def report(self, number: int, step: int, value: float) -> bool:
         self._storage.set_trial_intermediate_value(self._trial(number)._trial_id, step, value)
-        return self._study.pruner.prune(self._study, self._trial(number))
+        return bool(self._study.pruner.prune(self._study, self._trial(number)))
 
     def tell(self, number: int, state: State, value: float | None) -> None:
         states = {

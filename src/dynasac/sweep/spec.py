@@ -32,7 +32,7 @@ from .work import Job, config_of
 Settings = dict[str, Any]
 """by their dotted names in Python, as JSON holds them"""
 
-MOST_TRIALS = 100_000
+MOST_TRIALS = 10_000
 LONGEST_FILE = 1_000_000
 """bytes"""
 
@@ -41,8 +41,8 @@ LONGEST_FILE = 1_000_000
 class Range:
     """Numbers from `low` to `high`, both included."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False
     """whether their logarithms are spread evenly"""
     whole: bool = False
@@ -173,7 +173,10 @@ def parsed(content: Mapping[str, Any]) -> Sweep:
         for name in ("model", "preset", "seeds", "first_seed", "evaluation_episodes")
         if name in known
     }
-    sweep = Sweep(tuple(known.get("envs", ())) or (known.get("env", ""),), **plain)
+    envs = known.get("envs", [known.get("env")])
+    if not envs or not all(isinstance(env, str) and task_name(env) for env in envs):
+        raise UsageError(f"envs = {envs!r}: each is the id of an environment")
+    sweep = Sweep(tuple(envs), **plain)
     _check_numbers(sweep)
     search = dict(known.get("search", {}))
     trials = search.pop("trials", None)
@@ -201,8 +204,6 @@ def _near(name: str, names: Iterable[str]) -> str:
 
 
 def _check_numbers(sweep: Sweep) -> None:
-    if not all(isinstance(env, str) and task_name(env) for env in sweep.envs):
-        raise UsageError(f"envs = {list(sweep.envs)!r}: each is the id of an environment")
     names = [task_name(env) for env in sweep.envs]
     if len(set(names)) < len(names):
         raise UsageError(f"envs = {list(sweep.envs)!r}: name each once")
@@ -285,7 +286,7 @@ def _values(name: str, value: Any, sort: _Sort) -> tuple[tuple[Any, ...], bool]:
     if not listed:
         return (_value(name, value, sort),), False
     values = tuple(_value(name, item, sort) for item in value)
-    if not values or any(values.count(item) > 1 for item in values):
+    if not values or len(set(map(str, values))) < len(values):
         raise UsageError(f"{option(name)} = {value!r}: a grid has each of its values once")
     return values, True
 
