@@ -26,6 +26,7 @@ PARTS = {
     "simulators": "planning in MuJoCo's simulators",
     "balance": "InvertedPendulum-v5 without physics",
     "hopper": "Hopper-v5 with a simulator that is 20% too heavy",
+    "sweep": "sweeps: what handing out trainings costs, and two workers against one",
     "reliability": "what a run survives: kills, damaged files, a million updates",
 }
 

@@ -14,9 +14,8 @@ from collections.abc import Callable
 
 import pytest
 from conftest import beside_tests
-from test_cli_compare import HEEDS_CTRL_C
 
-from dynasac import UsageError, cli, runs
+from dynasac import UsageError, cli, runs, sweep
 from dynasac.cli import parse
 from dynasac.cli.train import Train
 
@@ -50,9 +49,8 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def begun(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "dynasac.cli", "sweep", *arguments]
     return subprocess.Popen(
-        [sys.executable, "-c", HEEDS_CTRL_C, *command],
+        [sys.executable, "-m", "dynasac.cli", "sweep", *arguments],
         env=beside_tests(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -77,19 +75,19 @@ def gone(pid: int) -> bool:
 
 def test_whoever_is_killed_finished_runs_stay_and_others_are_gone_on_with(tmp_path):
     out, asked = tmp_path / "out", ["rig:Rig-v0", *TINY, "--seeds=2", "--jobs=1", "--output=out"]
-    asked += ["--set=real-episodes=150"]
+    asked += ["--set=real-episodes=50"]
     last = out / "trial-0000" / "seed-101"
 
     def worker() -> int:
         return int((tmp_path / "pid").read_text() or 0)
 
     driver = begun(*asked)
-    wait_until(lambda: len(runs.read_metrics(last)) > 3)
+    wait_until(lambda: len(runs.read_metrics(last)) > 2)
     first = worker()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: worker() not in (0, first))
     rows = len(runs.read_metrics(last))
-    wait_until(lambda: len(runs.read_metrics(last)) > rows + 3)
+    wait_until(lambda: len(runs.read_metrics(last)) > rows + 1)
     driver.send_signal(signal.SIGKILL)
     said, _ = driver.communicate(timeout=60)
     assert "1 setting × 2 seeds: 2 trainings in out/" in said
@@ -97,15 +95,6 @@ def test_whoever_is_killed_finished_runs_stay_and_others_are_gone_on_with(tmp_pa
     wait_until(lambda: gone(worker()))
     assert not (last / "summary.json").exists()
     finished = (out / "trial-0000" / "seed-100" / "summary.json").stat().st_mtime_ns
-
-    driver, rows = begun(*asked), len(runs.read_metrics(last))
-    wait_until(lambda: len(runs.read_metrics(last)) > rows + 3)
-    driver.send_signal(signal.SIGINT)
-    _, error = driver.communicate(timeout=60)
-    assert driver.returncode == 130
-    assert error == "dynasac: stopped; what was learned is kept\ngo on with the same command\n"
-    assert gone(worker())
-    assert not (last / "summary.json").exists()
 
     driver = begun(*asked)
     said, error = driver.communicate(timeout=120)
@@ -115,10 +104,10 @@ def test_whoever_is_killed_finished_runs_stay_and_others_are_gone_on_with(tmp_pa
     assert (out / "trial-0000" / "seed-100" / "summary.json").stat().st_mtime_ns == finished
     done, resumed = csv.DictReader(io.StringIO((out / "results.csv").read_text()))
     assert (done["attempts"], done["happened"]) == ("1", "")
-    assert resumed["attempts"] == "4"
+    assert resumed["attempts"] == "3"
     lost, *ended = resumed["happened"].split("; ")
     assert lost.startswith("lost: killed by SIGKILL")
-    assert ended == ["the sweep ended", "the sweep ended"]
+    assert ended == ["the sweep ended"]
     assert not list(out.rglob("*.partial"))
 
 
@@ -159,6 +148,15 @@ def test_a_search_from_a_file(tmp_path, capsys):
     pytest.importorskip("jinja2")
     assert cli.run(["report", "runs/sweep-rails"]) == 0
     assert "trial-0001/seed-101" in (tmp_path / "runs/sweep-rails/report.html").read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "sweep", stopped)
+    assert cli.run(["sweep", "Pendulum-v1"]) == 130
+    assert capsys.readouterr().err.endswith("kept\ngo on with the same command\n")
 
 
 def test_what_fails_is_told_and_the_exit_code_says_it(capsys):
