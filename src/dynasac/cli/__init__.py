@@ -16,6 +16,7 @@ WELCOME = """dynasac: tell it the physics you know; it trains the controller.
   dynasac evaluate runs/Pendulum-v1                     what the trained policy is worth
   dynasac report runs/Pendulum-v1                       everything about the run on one page
   dynasac compare Pendulum-v1                           against plain SAC and stable-baselines3
+  dynasac sweep Pendulum-v1 --set NAME=VALUE,VALUE      settings × seeds, or a search with Optuna
 
   dynasac envs                                          what comes with built-in physics
   dynasac --help                                        all commands; COMMAND --help for one

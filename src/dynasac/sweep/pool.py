@@ -57,9 +57,9 @@ class Pool(Protocol):
         ...
 
 
-JOBS_OF_A_WORKER = 100
+SETTINGS_OF_A_WORKER = 10
 """after which another one takes its place: what was compiled for settings that are over stays in
-the memory of a process"""
+the memory of a process, about 30 MB each; other seeds of the same ones take none"""
 SECONDS_BETWEEN_LOOKS = 0.5
 """at whether workers are there still, which their silence alone does not always tell"""
 
@@ -128,13 +128,17 @@ class LocalPool:
     def _hand_out(self) -> None:
         """Give what waits to workers that have nothing to do, or to new ones."""
         while self._waiting:
-            idle = next((worker for worker in self._workers if worker.job is None), None)
-            if idle is not None and idle.jobs >= JOBS_OF_A_WORKER:
-                self._dismiss(idle)
-                continue
-            if idle is None and len(self._workers) >= self.slots:
+            free = [worker for worker in self._workers if worker.job is None]
+            if not free and len(self._workers) >= self.slots:
                 return
             job = self._waiting.popleft()
+            kind = _kind(job)
+            idle = next((worker for worker in free if kind in worker.kinds), None)
+            if idle is None and free:
+                idle = free[0]
+                if len(idle.kinds) >= SETTINGS_OF_A_WORKER:
+                    self._dismiss(idle)
+                    idle = None
             log = self._output / f"{job.name}.log"
             try:
                 log.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +161,11 @@ class LocalPool:
         worker.end()
 
 
+def _kind(job: Job) -> str:
+    """Trainings of the same kind run the same compiled programs."""
+    return json.dumps([job.env, job.model, job.preset, job.settings], sort_keys=True)
+
+
 class _Worker:
     """A process, and what it is at; `python -m dynasac.sweep` is its side of it."""
 
@@ -177,11 +186,12 @@ class _Worker:
         self._said = b""
         self._log = log
         self.job: Job | None = None
-        self.jobs = 0
+        self.kinds: set[str] = set()
+        """of trainings that it has compiled programs for"""
 
     def begin(self, job: Job, directory: Path, log: Path) -> None:
         self.job, self._log = job, log
-        self.jobs += 1
+        self.kinds.add(_kind(job))
         asked = {"job": dataclasses.asdict(job), "directory": str(directory), "log": str(log)}
         self.send(asked)
 
