@@ -13,12 +13,13 @@ from pathlib import Path
 import probes
 import pytest
 from conftest import same_run
+from rich.console import Console
 
 from dynasac import UsageError, checkpoint, recording, runs, sweep
-from dynasac.sweep import LocalPool, Range, Sweep, scores, spec, table
+from dynasac.sweep import LocalPool, Range, Sweep, display, scores, spec, table
 from dynasac.sweep.pool import Event, Pool
 from dynasac.sweep.scores import Scale
-from dynasac.sweep.search import Search
+from dynasac.sweep.search import Search, Trial
 from dynasac.sweep.spec import Choices, from_flags, jobs, parsed
 from dynasac.sweep.work import Job, config_of, differing, finished, work
 
@@ -426,6 +427,61 @@ def test_bad_trials_are_pruned_and_their_other_seeds_dropped(tmp_path):
 
 
 @optuna
+def test_a_trial_is_pruned_on_its_learning_curve_while_it_runs(tmp_path):
+    asked = dataclasses.replace(SEARCH, fixed={"real_episodes": 2}, trials=10)
+    seen: dict[str, int] = {}
+
+    def script(job):
+        seen[job.name] = seen.get(job.name, -1) + 1
+        value = -job.settings["sac.learning_rate"]
+        if seen[job.name] == 2:
+            return value
+        row = {"real_episodes": seen[job.name], "eval_mean_return": value}
+        return Event(job.name, "row", row)
+
+    content, fake = swept(asked, tmp_path / "out", script, slots=1)
+    states = [trial["state"] for trial in content["trials"]]
+    assert "pruned" in states
+    pruned = content["trials"][states.index("pruned")]["runs"][0]
+    assert pruned["status"] == "pruned"
+    assert pruned["directory"] in fake.stopped
+    assert seen[pruned["directory"]] < 2
+
+
+def test_a_trial_of_several_tasks_is_worth_the_mean_of_what_they_count(tmp_path):
+    two = dataclasses.replace(
+        RAIL, envs=("Rail-v0", "Clock-v0"), solved={"Rail-v0": 0.0, "Clock-v0": 20.0}
+    )
+    content, fake = swept(two, tmp_path / "out", lambda job: 20 if job.env == "Clock-v0" else 0)
+    assert fake.submitted[:2] == ["trial-0000/Rail-v0/seed-100", "trial-0000/Clock-v0/seed-100"]
+    assert (content["trials"][0]["value"], content["trials"][0]["spread"]) == (1.0, 0.0)
+    assert content["scales"]["Clock-v0"][1] == 20.0
+    again, _ = swept(two, tmp_path / "out")
+    assert again["scales"] == content["scales"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_people_are_told_how_far_it_is(tmp_path, terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    driver_entries: list = []
+    with display.shown(driver_entries, 4, 2, True, console) as watch:
+        one = table.entry(GRID, Trial(0, {}), {})
+        driver_entries.append(one)
+        first, second = one.trainings
+        for each in one.trainings:
+            watch.began(each)
+        first.status = "done"
+        watch.ended(first, "trial-0000/seed-100: mean return 1.0")
+        second.status = "waiting"
+        watch.ended(second, "trial-0000/seed-101 lost [by] SIGKILL")
+        watch.waiting()
+    said = console.file.getvalue()
+    assert "trial-0000/seed-100: mean return 1.0" in said
+    assert "lost [by] SIGKILL" in said
+    assert "1 of 4" in said
+
+
+@optuna
 def test_a_failed_seed_ends_its_trial(tmp_path):
     asked = dataclasses.replace(SEARCH, seeds=3, trials=2)
 
@@ -477,8 +533,8 @@ def test_choices_of_lists_and_none_come_back_as_they_were(tmp_path):
         trials=8,
     )
     source = Search(asked, tmp_path / "study.jsonl")
-    tried = [source.ask() for _ in range(8)]
-    assert source.ask() is None
+    tried = [source.ask() for _ in range(4)]
+    assert source.ask() is None  # there are no others
     for trial in tried:
         assert trial.settings["sac.hidden"] in layers
         assert trial.settings["sac.huber_delta"] in delta

@@ -20,6 +20,11 @@ STARTUP_TRIALS = 10
 UNPRUNED_TRIALS = 5
 """of which the whole is needed before others are held against their median"""
 
+MOST_REPEATS = 30
+"""of earlier trials, one after the other, until there is taken to be nothing else"""
+REPEATS = "repeats"
+"""marks a trial whose settings were tried before"""
+
 
 class Trial(NamedTuple):
     """Settings, and the number they are known by."""
@@ -38,7 +43,7 @@ class Source(Protocol):
         ...
 
     def ask(self) -> Trial | None:
-        """Another one; None if there are no more."""
+        """Another one, with settings that none had before; None if there are no more."""
         ...
 
     def report(self, number: int, step: int, value: float) -> bool:
@@ -151,10 +156,17 @@ class Search:
         ]
 
     def ask(self) -> Trial | None:
-        if len(self._begun()) >= self._sweep.trials:
+        begun = self._begun()
+        if len(begun) >= self._sweep.trials:
             return None
-        asked = self._study.ask(self._distributions)
-        return Trial(asked.number, self._settings(asked.params))
+        for _ in range(MOST_REPEATS):
+            asked = self._study.ask(self._distributions)
+            if all(asked.params != one.params for one in begun):
+                return Trial(asked.number, self._settings(asked.params))
+            # what comes of the same settings and seeds is known
+            asked.set_user_attr(REPEATS, True)
+            self._study.tell(asked, state=self._states.FAIL)
+        return None
 
     def report(self, number: int, step: int, value: float) -> bool:
         self._storage.set_trial_intermediate_value(self._trial(number)._trial_id, step, value)
@@ -174,14 +186,16 @@ class Search:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _begun(self) -> "list[FrozenTrial]":
-        """All but the one that is still to be begun, and those that nobody got to know: a process
-        was killed while it asked for one."""
+        """All but the one that is still to be begun, those that repeat others, and those that
+        nobody got to know: a process was killed while it asked for one."""
         names = set(self._sweep.search)
         everything = self._study.get_trials(deepcopy=False)
         return [
             one
             for one in everything
-            if one.state != self._states.WAITING and names <= set(one.params)
+            if one.state != self._states.WAITING
+            and names <= set(one.params)
+            and REPEATS not in one.user_attrs
         ]
 
     def _settings(self, params: dict[str, Any]) -> Settings:
