@@ -1,7 +1,7 @@
 """The loop of the seed document: collect, adapt, plan, evaluate, record; repeat."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -15,6 +15,7 @@ from .adapt.ladder import Adaptation
 from .collecting import COLLECT, Episode, Order, Part, random_key
 from .errors import UsageError
 from .models import DynamicsModel, HostModel
+from .networks import Actor
 from .presets import Config
 from .replay import ReplayState
 from .sac import Metrics, SACState
@@ -117,6 +118,45 @@ class Observer(Protocol):
         ...
 
 
+@runtime_checkable
+class Fleet(Protocol):
+    """Environments elsewhere, rigs, that collect real episodes while training goes on."""
+
+    begun: int
+    """real episodes that have been begun in all; the number of the next"""
+
+    @property
+    def under_way(self) -> int:
+        """Episodes that were begun and have not been handed over."""
+        ...
+
+    @property
+    def free(self) -> int:
+        """Rigs that can begin an episode now."""
+        ...
+
+    def begin(self, order: Order, actor: Actor) -> None:
+        """Begin an episode on a rig that is free; the policy has NumPy arrays inside."""
+        ...
+
+    def arrived(self, seconds: float) -> list[list[Part]]:
+        """Hand over episodes that have ended, as soon as there is one, after `seconds` at most.
+
+        The parts of each that came home, in order: those of a rig that died do too.
+
+        Raises:
+            UsageError: there is no rig any more.
+        """
+        ...
+
+    def close(self) -> list[list[Part]]:
+        """Stop all rigs, and hand over what they had collected of episodes under way."""
+        ...
+
+
+ARRIVAL_SECONDS = 0.2
+"""between two looks at the keyboard while rigs collect"""
+
 CHUNK = 32 * planning.ROUND
 """updates in one call of the compiled program, between two looks at the clock and the keyboard"""
 
@@ -186,6 +226,7 @@ def train(
     observer: Observer,
     real_episodes: int | None = None,
     total_timesteps: int | None = None,
+    fleet: Fleet | None = None,
 ) -> TrainingState:
     """Dyna: plan from what is known; then collect a real episode, adapt, plan again, and so on.
 
@@ -193,12 +234,14 @@ def train(
     have been collected in all and planned from. When it is interrupted, the last state that
     `observer` saw is one to go on from, and leads to the same end.
 
+    With a fleet, real episodes come from there, those that have arrived at a time.
+
     When the critics diverge, it goes back to the learner from before the phase of planning, or the
     real episode, and on with safer settings for good (`divergence.safer`).
 
     Raises:
         UsageError: the environment or the model returned something that is not a finite number, or
-            the critics diverged again.
+            the critics diverged again, or no rig of the fleet is left.
     """
 
     def wants_more(counts: Counts) -> bool:
@@ -207,7 +250,9 @@ def train(
         return counts.real_steps - counts.episode_steps < (total_timesteps or 0)
 
     while _phase_is_due(state.counts) or wants_more(state.counts):
-        if not _phase_is_due(state.counts):
+        if not _phase_is_due(state.counts) and fleet is not None:
+            state = receive(task, state, observer, fleet, wants_more)
+        elif not _phase_is_due(state.counts):
             collected = collect(_safer(task, state.counts), state, observer)
             state = _sound(task, state, collected, observer)
         state = adapt(task, state, observer)
@@ -280,7 +325,7 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
             return
         for row in rows:
             repeated = episode.repeat(np.asarray(row.action[0]))
-            if not _same(repeated.row, row):
+            if not _same(repeated.row, row) or episode.over:
                 return
     else:
         state = state._replace(train_return=0.0, earlier=state.sac)
@@ -341,6 +386,69 @@ def _lived(task: Task, state: TrainingState, row: Transition, key: jax.Array) ->
     return state._replace(sac=learner, replay=memory, counts=counts, learning=learning)
 
 
+def receive(
+    task: Task,
+    state: TrainingState,
+    observer: Observer,
+    fleet: Fleet,
+    wants_more: Callable[[Counts], bool],
+) -> TrainingState:
+    """Real episodes from a fleet: those that have arrived, or else the next that does.
+
+    First every rig that is free begins an episode under the policy at hand, but no more are begun
+    than are wanted.
+
+    Raises:
+        UsageError: no rig is left, or the critics diverged again.
+    """
+    observer.progress(state, "collect")
+    if state.counts.episode_steps:  # of one that was collected here, and is not gone on with there
+        return _complete(task, state)
+    while state.counts.real_steps == state.counts.planned_steps:
+        while fleet.free and wants_more(_in_the_end(task, state.counts, fleet.under_way)):
+            fleet.begin(_order(task, state, fleet.begun), jax.tree.map(np.asarray, state.sac.actor))
+        state = take_in(task, state, fleet.arrived(ARRIVAL_SECONDS), observer)
+        observer.progress(state, "collect")
+    return state
+
+
+def _in_the_end(task: Task, counts: Counts, under_way: int) -> Counts:
+    """What is counted once so many episodes under way have arrived, if none is cut short."""
+    steps = under_way * task.spaces.episode_steps
+    return counts._replace(
+        real_episodes=counts.real_episodes + under_way, real_steps=counts.real_steps + steps
+    )
+
+
+def take_in(
+    task: Task, state: TrainingState, episodes: Sequence[Sequence[Part]], observer: Observer
+) -> TrainingState:
+    """Real episodes that were collected elsewhere, with the model-free updates due to them.
+
+    These are made row by row, as if each had been collected now. An episode without a row does not
+    count as one.
+
+    Raises:
+        UsageError: the critics diverged again.
+    """
+    if not episodes:
+        return state
+    before, safer = state, _safer(task, state.counts)
+    state = _copied(state)._replace(earlier=state.sac)
+    for arrived in episodes:
+        counts = state.counts
+        key = key_for(task, COLLECT, counts.real_episodes)
+        failures = sum(part.failure is not None for part in arrived)
+        state = state._replace(counts=counts._replace(failures=counts.failures + failures))
+        for part in arrived:
+            for row in _one_by_one(part.rows):
+                state = _lived(safer, state, row, key)
+            state = state._replace(train_return=part.returned)
+        if state.counts.episode_steps:
+            state = _complete(safer, state)
+    return _sound(task, before, state, observer)
+
+
 def _complete(task: Task, state: TrainingState) -> TrainingState:
     """The real episode under way is over; what is imagined from there is stored, if asked for."""
     counts = state.counts
@@ -371,9 +479,15 @@ def _rows_under_way(state: TrainingState) -> list[Transition]:
     memory, steps = state.replay, state.counts.episode_steps
     if steps > memory.capacity:
         return []
-    held = jax.tree.map(np.asarray, memory.transitions)
     at = (int(memory.position) - steps + np.arange(steps)) % memory.capacity
-    return [jax.tree.map(lambda ring, k=k: ring[k : k + 1], held) for k in at]
+    return _one_by_one(jax.tree.map(lambda ring: np.asarray(ring)[at], memory.transitions))
+
+
+def _one_by_one(rows: Transition | None) -> list[Transition]:
+    """Rows along one leading axis as batches of one; none of None."""
+    if rows is None:
+        return []
+    return [jax.tree.map(lambda f, k=k: f[k : k + 1], rows) for k in range(len(rows.reward))]
 
 
 def _same(ours, theirs) -> bool:
