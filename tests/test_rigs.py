@@ -1,6 +1,7 @@
 """Rigs: which of them does what when, and the real thing, with Ray."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import random
@@ -48,8 +49,10 @@ class InProcess:
         self._streams[rig] = parts(self._envs[rig], order, actor, retries, lambda: self._stopped)
 
     def heard(self, seconds):
-        if not self._streams:
-            return []
+        """As much as a random time brings."""
+        return [self._heard() for _ in range(self._timing.randint(1, 30)) if self._streams]
+
+    def _heard(self):
         rig = self._timing.choice(sorted(self._streams))
         if self._given[rig] == self._killed.get(rig):
             news = Lost("its process ended")
@@ -62,7 +65,7 @@ class InProcess:
             del self._streams[rig]
         elif news.rows is not None:
             self._given[rig] += len(news.rows.reward)
-        return [(rig, news)]
+        return rig, news
 
     def drop(self, rig):
         self.dropped.append(rig)
@@ -102,7 +105,7 @@ def given_away(directory):
     """The rows of each rig, in order: Float32[steps, 4] by number."""
     return {
         int(file.name.partition("-")[0]): np.array(
-            [json.loads(line)[1:] for line in file.read_text().splitlines()], np.float32
+            [json.loads(line) for line in file.read_text().splitlines()], np.float32
         )
         for file in directory.iterdir()
     }
@@ -159,7 +162,6 @@ def test_in_order_no_timing_changes_anything(tmp_path, by_step, config):
 
 
 def test_otherwise_what_has_arrived_is_taken(tmp_path, by_step):
-    phases = set()
     for timing in range(3):
         place = tmp_path / str(timing)
         agent = agent_on(place)
@@ -168,8 +170,7 @@ def test_otherwise_what_has_arrived_is_taken(tmp_path, by_step):
         assert agent.state.counts.real_episodes == 7
         assert [order.number for _, order, _ in line.orders] == list(range(7))
         assert all_came_home(agent, place)
-        phases.add(agent.state.counts.planned)
-    assert phases
+        assert agent.state.counts.planned < 8  # more than one at a time
 
 
 def test_at_least_so_many_steps(tmp_path, by_step):
@@ -285,7 +286,8 @@ def test_rigs_that_cannot_be(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def ray():
     """One Ray for the module; its name for the processor is what it has seen of the machine."""
-    pytest.importorskip("ray")
+    if importlib.util.find_spec("ray") is None:  # which is not to be imported before its settings
+        pytest.skip("needs ray")
     handler = signal.getsignal(signal.SIGTERM)
     with rigs.connected("local") as found:
         assert signal.getsignal(signal.SIGTERM) is handler
@@ -293,39 +295,33 @@ def ray():
     assert not found.is_initialized()
 
 
-class Watching(Silent):
-    """Does not let a phase of planning end before a rig has gone on, where others are under way."""
+class Planning(Silent):
+    """Lets rigs go on in a phase of planning alone, which does not end before they have."""
 
-    def __init__(self, place, episodes):
-        self.place, self.episodes, self.overlapped = place, episodes, 0
-
-    def _lines(self):
-        return sum(file.read_text().count("\n") for file in self.place.iterdir())
+    def __init__(self, place, until):
+        self.place, self.until, self.seen = place, until, False
 
     def progress(self, state, phase):
-        counts = state.counts
-        mid_phase = phase == "plan" and counts.phase_updates and counts.planned
-        if not mid_phase or self.episodes - counts.real_episodes < 2:
-            return
-        before, until = self._lines(), time.monotonic() + 30
-        while self._lines() == before and time.monotonic() < until:
-            time.sleep(0.01)
-        self.overlapped += self._lines() > before
+        if phase == "plan" and state.counts.planned == 1 and state.counts.phase_updates:
+            assert len(given_away(self.place)[1]) < 5
+            self.until.touch()
+            while len(given_away(self.place)[1]) < 5:
+                time.sleep(0.01)
+            self.seen = True
 
 
 def test_three_rigs_feed_one_learner_to_the_same_bytes(ray, tmp_path):
     states = []
     for name in "ab":
-        place = tmp_path / name
-        agent = agent_on(place, MODEL_FREE, pause=0.03)
-        watching = Watching(place, 5) if name == "a" else Silent()
-        agent.learn(real_episodes=5, observer=watching, rigs=Rigs(3, in_order=True))
+        place, until = tmp_path / name, tmp_path / f"{name} plans"
+        agent = agent_on(place, MODEL_FREE, pause=0.01, waits=str(until))
+        planning = Planning(place, until)
+        agent.learn(real_episodes=5, observer=planning, rigs=Rigs(3, in_order=True))
+        assert planning.seen
         states.append(agent.state)
         assert (agent.state.counts.real_episodes, agent.state.counts.real_steps) == (5, 50)
         assert all_came_home(agent, place)
         assert {n: len(rows) for n, rows in given_away(place).items()} == {0: 20, 1: 20, 2: 10}
-        if name == "a":
-            assert watching.overlapped
     same(*states)
 
 

@@ -7,6 +7,7 @@ import secrets
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -341,7 +342,6 @@ def connected(address: str) -> Iterator[Any]:
     ours = {
         # Ray's name for it: servers of this machine that listen to this machine alone
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was"}
@@ -355,19 +355,24 @@ def connected(address: str) -> Iterator[Any]:
             yield ray
             return
         own = {"include_dashboard": False, "object_store_memory": 100_000_000}
-        before = signal.getsignal(signal.SIGTERM)
+        before, told = signal.getsignal(signal.SIGTERM), logging.getLogger("ray").level
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells how to switch off passwords
         try:
-            ray.init(
-                address=address,
-                configure_logging=False,
-                log_to_driver=False,
-                **(own if address == "local" else {}),
-            )
+            with warnings.catch_warnings():
+                # what Ray forks becomes another program at once
+                warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
+                ray.init(
+                    address=address,
+                    configure_logging=False,
+                    log_to_driver=False,
+                    **(own if address == "local" else {}),
+                )
         except Exception as error:
             raise UsageError(
                 f"--ray-address {address}: Ray cannot be reached: {one_line(error)}"
             ) from error
         finally:
+            logging.getLogger("ray").setLevel(told)
             with contextlib.suppress(ValueError):  # not the main thread: nothing was changed
                 signal.signal(signal.SIGTERM, before)
         try:
