@@ -26,6 +26,7 @@ PARTS = {
     "simulators": "planning in MuJoCo's simulators",
     "balance": "InvertedPendulum-v5 without physics",
     "hopper": "Hopper-v5 with a simulator that is 20% too heavy",
+    "rigs": "real episodes from several slow environments at once",
     "reliability": "what a run survives: kills, damaged files, a million updates",
 }
 

@@ -29,6 +29,9 @@ NUMBER = "DYNASAC_RIG"
 RESOURCE = "rig"
 """Ray's name for what machines of a cluster have that rigs are attached to"""
 
+_TOKEN = secrets.token_hex(32)
+"""what a Ray of our own lets nobody in without; one for all of them, since Ray reads it once"""
+
 CLOSE_SECONDS = 10.0
 """in which rigs have to end a step and close their environments when they are stopped"""
 
@@ -342,7 +345,7 @@ def connected(address: str) -> Iterator[Any]:
     ours = {
         # Ray's name for it: servers of this machine that listen to this machine alone
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": _TOKEN,
     }
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was"}
     with _variables({**quiet, **ours} if address == "local" else quiet):
