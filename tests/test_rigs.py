@@ -1,5 +1,6 @@
 """Rigs: which of them does what when, and the real thing, with Ray."""
 
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -17,7 +18,7 @@ import rig
 from conftest import SMALL
 from test_environments import StopAt, same, stored
 
-from dynasac import DynaSAC, UsageError, cli, collecting, rigs
+from dynasac import DynaSAC, UsageError, cli, collecting, rigs, training
 from dynasac.agent import Silent
 from dynasac.collecting import parts
 from dynasac.rigs import Fleet, Lost, Rigs
@@ -272,7 +273,7 @@ def test_an_episode_that_was_begun_here_ends_where_rigs_take_over(tmp_path, by_s
 
 def test_rigs_that_cannot_be(tmp_path, monkeypatch):
     agent = agent_on(tmp_path)
-    with pytest.raises(UsageError, match="--rigs 0: at least 1"):
+    with pytest.raises(UsageError, match="--rigs 0: from 1 to 1,000"):
         agent.learn(real_episodes=1, rigs=Rigs(0))
     bare = DynaSAC(rig.Rig(str(tmp_path)), "none", PLANNED)
     with pytest.raises(UsageError, match="register yours"):
@@ -281,6 +282,30 @@ def test_rigs_that_cannot_be(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"rigs need Ray: pip install 'dynasac\[scale\]'"):
         agent.learn(real_episodes=1, rigs=Rigs(1))
     agent.learn(real_episodes=1)  # as before
+
+
+class Otherwise(rig.Rig):
+    observation_space = gym.spaces.Box(-2.0, 2.0, (1,))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "change", "told"),
+    [
+        (0.3, {"kwargs": {"hangs": [9, 4]}}, "step 3.*no answer within 0.3 s"),
+        (None, {"entry_point": Otherwise}, "observation_space is not what training began with"),
+        (None, {"kwargs": {"colour": 1}}, "its environment cannot be made: TypeError.*colour"),
+    ],
+)
+def test_what_a_rig_cannot_do_is_told_and_its_environment_closed(tmp_path, seconds, change, told):
+    agent = agent_on(tmp_path)
+    spec = copy.deepcopy(agent.env.spec)
+    spec.kwargs.update(change.pop("kwargs", {}))
+    one = rigs._Rig(dataclasses.replace(spec, **change), seconds, 0)
+    one.warm()
+    order = training._order(agent.task, agent.state, 0)
+    with pytest.raises(UsageError, match=told):
+        list(one.episode(order, agent.state.sac.actor))
+    assert one._env is None
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +380,7 @@ def test_a_rig_that_is_killed_is_dropped(ray, tmp_path, caplog, capfd):
     assert "worker died" not in "".join(capfd.readouterr())
 
 
-def test_a_training_at_the_command_line(ray, tmp_path, monkeypatch, capsys):
+def test_a_training_at_the_command_line(ray, tmp_path, caplog):
     place, output = tmp_path / "log", str(tmp_path / "run")
     place.mkdir()
     gym.register("Hot-v0", "rig:Rig", max_episode_steps=10, kwargs={"log": str(place), "fails": 1})
@@ -366,6 +391,10 @@ def test_a_training_at_the_command_line(ray, tmp_path, monkeypatch, capsys):
     finally:
         del gym.registry["Hot-v0"]
     assert given_away(place)[0].shape == (20, 4)
+    assert caplog.messages == [
+        "rig 1 is gone, in real episode 2, of which 2 steps are kept (the environment failed (real "
+        "episode 2, step 2): RuntimeError: the motor is hot); rigs left: 1"
+    ]
     asked = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (asked["rigs"], asked["rigs_in_order"]) == (2, False)
     rows = read_metrics(tmp_path / "run")

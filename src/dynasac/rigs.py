@@ -29,6 +29,9 @@ NUMBER = "DYNASAC_RIG"
 RESOURCE = "rig"
 """Ray's name for what machines of a cluster have that rigs are attached to"""
 
+MOST_RIGS = 1000
+"""of one training, each of which is a process"""
+
 _TOKEN = secrets.token_hex(32)
 """what a Ray of our own lets nobody in without; one for all of them, since Ray reads it once"""
 
@@ -63,8 +66,8 @@ class Rigs:
         Raises:
             UsageError: Ray is missing or cannot be reached, or cannot make the environment anew.
         """
-        if self.count < 1:
-            raise UsageError(f"--rigs {self.count}: at least 1")
+        if not 1 <= self.count <= MOST_RIGS:
+            raise UsageError(f"--rigs {self.count}: from 1 to {MOST_RIGS:,}")
         if task.env.spec is None:
             raise UsageError(
                 "rigs make their own environments: register yours and make it by gymnasium.make"
