@@ -2,7 +2,7 @@
 
 Pendulum-v1 that takes 10 ms a step, as a machine would, planned on its equations. Time counts from
 the first real episode to the end of the last phase of planning; starting Ray and the rigs lies
-before it, and is told apart. Of planning, it is told how much of it went on while a rig moved.
+before it, and is told apart. Of planning, it is told how much of it went on while a rig was busy.
 """
 
 import dataclasses
@@ -18,6 +18,8 @@ from . import report
 
 PAUSE = 0.01
 """seconds that a step takes at least"""
+STEPS = 200
+"""of an episode"""
 
 
 class Slow(PendulumEnv):
@@ -34,7 +36,7 @@ class Slow(PendulumEnv):
         return super().step(action)
 
 
-gym.register("SlowPendulum-v0", "benchmarks.rigs:Slow", max_episode_steps=200)
+gym.register("SlowPendulum-v0", "benchmarks.rigs:Slow", max_episode_steps=STEPS)
 
 
 def run(quick: bool) -> dict:
@@ -80,10 +82,9 @@ def once(rigs: int, episodes: int, updates: int) -> dict:
         agent.learn(
             real_episodes=episodes, observer=clock, rigs=Rigs(rigs) if rigs else None
         ).close()
-        moved = sorted(
-            float(line) for file in Path(log).iterdir() for line in file.read_text().splitlines()
-        )
-    planned = intervals(clock.told, moved[0])
+        moved = sorted(each for file in Path(log).iterdir() for each in episodes_of(file))
+    first = moved[0][0]
+    planned = intervals(clock.told, first)
     seconds = sum(until - since for since, until in planned)
     end = clock.told[-1][0]
     found = {
@@ -91,13 +92,22 @@ def once(rigs: int, episodes: int, updates: int) -> dict:
         "real_episodes": agent.state.counts.real_episodes,
         "real_steps": agent.state.counts.real_steps,
         "phases": agent.state.counts.planned,
-        "seconds": end - moved[0],
-        "seconds_before": moved[0] - begun,
+        "seconds": end - first,
+        "seconds_before": first - begun,
         "planning_seconds": seconds,
         "overlap": sum(covered(moved, each) for each in planned) / seconds,
     }
     print(f"  {rigs} rigs: {json.dumps(found)}", flush=True)
     return found
+
+
+def episodes_of(file: Path) -> list[tuple[float, float]]:
+    """From where to where each episode of a rig went; all have as many steps."""
+    steps = [float(line) for line in file.read_text().splitlines()]
+    return [
+        (steps[k], steps[min(k + STEPS, len(steps)) - 1] + PAUSE)
+        for k in range(0, len(steps), STEPS)
+    ]
 
 
 def intervals(told: list[tuple[float, str]], since: float) -> list[tuple[float, float]]:
@@ -113,12 +123,12 @@ def intervals(told: list[tuple[float, str]], since: float) -> list[tuple[float, 
     return [each for each in found if each[0] > since]
 
 
-def covered(moved: list[float], interval: tuple[float, float]) -> float:
-    """Seconds of an interval in which a rig was in a step, of which it is known when they began."""
+def covered(episodes: list[tuple[float, float]], interval: tuple[float, float]) -> float:
+    """Seconds of an interval in which an episode was under way, of some sorted by their begin."""
     since, until = interval
     reached, total = since, 0.0
-    for moment in moved:
-        begin, end = max(moment, reached), min(moment + PAUSE, until)
+    for begin, end in episodes:
+        begin, end = max(begin, reached), min(end, until)
         if end > begin:
             total, reached = total + end - begin, end
     return total

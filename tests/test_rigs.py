@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 
 import gymnasium as gym
@@ -350,33 +351,42 @@ def test_three_rigs_feed_one_learner_to_the_same_bytes(ray, tmp_path):
     same(*states)
 
 
-def pid_of(place, number):
-    (file,) = place.glob(f"{number}-*")
-    return int(file.name.partition("-")[2])
+def kill(place, until):
+    """Let rig 1 go on from its fifth step once that goes home at once, and kill it in its ninth."""
+
+    def steps():
+        return len(given_away(place).get(1, ()))
+
+    while steps() < 4:
+        time.sleep(0.01)
+    time.sleep(2 * collecting.SECONDS_HOME)
+    until.touch()
+    while steps() < 8:
+        time.sleep(0.01)
+    time.sleep(collecting.SECONDS_HOME)
+    (file,) = place.glob("1-*")
+    os.kill(int(file.name.partition("-")[2]), signal.SIGKILL)
 
 
 def test_a_rig_that_is_killed_is_dropped(ray, tmp_path, caplog, capfd):
-    place = tmp_path / "log"
-    killed = []
-
-    def kill(agent, row):
-        hung = list(place.glob("1-*")) and len(given_away(place)[1]) == 8
-        if hung and not killed:
-            killed.append(pid_of(place, 1))
-            os.kill(killed[0], signal.SIGKILL)
-
-    agent = agent_on(place, pause=0.1, hangs=(1, 9))
-    agent.learn(real_episodes=7, callback=kill, rigs=Rigs(2))
-    assert killed
-    counts, given = agent.state.counts, given_away(place)
-    assert counts.real_episodes == 7
-    found = rows_of(agent)
-    kept = [(found == row).all(axis=1).any() for row in given[1]]
-    assert 0 < sum(kept) == kept.index(False)  # what was given away last had not been sent yet
-    assert counts.real_steps == 60 + sum(kept) == 60 + counts.real_steps % 10
+    place, until = tmp_path / "log", tmp_path / "on"
+    agent = agent_on(place, hangs=(1, 9), waits=str(until))
+    killer = threading.Thread(target=kill, args=(place, until))
+    killer.start()
+    agent.learn(real_episodes=6, rigs=Rigs(2))
+    killer.join()
+    counts, found, given = agent.state.counts, rows_of(agent), given_away(place)
+    home = [bool((found == row).all(axis=1).any()) for row in given[1]]
+    steps = sum(home)
+    assert steps >= 5
+    assert home == [True] * steps + [False] * (8 - steps)  # the last had not been sent yet
+    assert (counts.real_episodes, counts.real_steps) == (6, len(given[0]) + steps)
+    assert len(given[0]) == 50
     (said,) = caplog.messages
-    assert said.startswith("rig 1 is gone, in real episode 2, of which ")
-    assert said.endswith(" are kept (its process ended, or its machine is gone); rigs left: 1")
+    assert said == (
+        f"rig 1 is gone, in real episode 2, of which {steps} steps are kept (its process ended, or "
+        "its machine is gone); rigs left: 1"
+    )
     assert "worker died" not in "".join(capfd.readouterr())
 
 
