@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import gymnasium as gym
@@ -64,6 +64,19 @@ Callback = Callable[["DynaSAC", dict[str, Any]], bool | None]
 """Called with the agent and a row of metrics, by the names of metrics.csv, once before the first
 real episode and once after each, and after logged transitions that came later. Returns None or a
 bool, of which False stops training."""
+
+
+@runtime_checkable
+class Rigs(Protocol):
+    """Real environments of the same kind that can be set to work."""
+
+    def fleet(self, task: Task, begun: int) -> training.Fleet:
+        """Start them, for an agent that has had so many real episodes.
+
+        Raises:
+            UsageError: in one line, why they cannot be started.
+        """
+        ...
 
 
 if TYPE_CHECKING:
@@ -189,6 +202,7 @@ class DynaSAC:
         real_episodes: int | None = None,
         progress_bar: bool = False,
         observer: training.Observer | None = None,
+        rigs: Rigs | None = None,
     ) -> "DynaSAC":
         """Train until so many real episodes, or at least so many real steps, lie behind.
 
@@ -200,6 +214,7 @@ class DynaSAC:
                 stop early by returning False (see `Callback`).
             progress_bar: a bar in terminals and notebooks, a line now and then elsewhere.
             observer: sees every chunk of updates too (`training.Observer`).
+            rigs: several real environments that collect meanwhile (`dynasac.rigs.Rigs`).
         """
         callbacks = [] if callback is None else [callback] if callable(callback) else list(callback)
         for each in callbacks:
@@ -224,10 +239,21 @@ class DynaSAC:
                 watching = stack.enter_context(
                     shown(self.task, self.state.counts, keeper, real_episodes, total_timesteps)
                 )
+            fleet = None
+            if rigs is not None:
+                fleet = rigs.fleet(self.task, self.state.counts.real_episodes)
+                stack.callback(self._bring_home, fleet, keeper)
             self.state = training.train(
-                self.task, self.state, watching, real_episodes, total_timesteps
+                self.task, self.state, watching, real_episodes, total_timesteps, fleet
             )
         return self
+
+    def _bring_home(self, fleet: training.Fleet, observer: training.Observer) -> None:
+        """Keep what rigs have collected when training comes to an early end."""
+        late = fleet.close()
+        if late:
+            self.state = training.take_in(self.task, self.state, late, observer)
+            observer.progress(self.state, "collect")
 
     def predict(
         self,

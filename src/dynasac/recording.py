@@ -14,7 +14,7 @@ import numpy as np
 
 from . import evaluation, presets, training
 from .adapt import ladder
-from .agent import DynaSAC
+from .agent import DynaSAC, Rigs
 from .checkpoint import read_json
 from .datasets import USUAL_NAMES, Columns
 from .errors import UsageError
@@ -146,6 +146,7 @@ def record_training(
     evaluate_every: int = 0,
     watch: Callable[[dict[str, Any]], None] | None = None,
     stopped: Callable[[], bool] | None = None,
+    rigs: Rigs | None = None,
 ) -> Evaluation | None:
     """Train as the agent's settings say, or for at least `total_timesteps`; leave `run` complete.
 
@@ -154,6 +155,7 @@ def record_training(
         evaluate_every: real steps that lie between two evaluations at least, but for the last.
         watch: called with each row of metrics.csv.
         stopped: asked several times a second whether to stop, as Ctrl-C does.
+        rigs: what real episodes come from, if not from the agent's own environment.
 
     Raises:
         Interrupted: by Ctrl-C, SIGTERM or `stopped`; what was learned so far is in `run`.
@@ -170,6 +172,7 @@ def record_training(
                 real_episodes=real_episodes,
                 progress_bar=progress_bar,
                 observer=recorder,
+                rigs=rigs,
             )
             measured = recorder.final()
             recorder.summarise(measured, clock.seconds)
@@ -229,14 +232,20 @@ def asked_for(
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
     evaluation_episodes: int = 100,
+    collected_by: Mapping[str, Any] | None = None,
 ) -> dict:
-    """What config.json holds of a training."""
+    """What config.json holds of a training.
+
+    Arguments:
+        collected_by: how many rigs, and whether in order, by the names of the options.
+    """
     return {
         "env_id": agent.env_id,
         "model": model,
         "preset": preset,
         "seed": agent.seed,
         "evaluation_episodes": evaluation_episodes,
+        **(collected_by or {}),
         **_settings(agent),
         "dataset": dataset,
         "columns": None if dataset is None else plain(columns),

@@ -1,10 +1,9 @@
 """The loop of the seed document: collect, adapt, plan, evaluate, record; repeat."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-import equinox as eqx
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
@@ -12,15 +11,16 @@ import numpy as np
 
 from . import border, divergence, planning, replay, sac, simulation
 from .adapt import ladder
-from .adapt.explore import wandering
 from .adapt.ladder import Adaptation
+from .collecting import COLLECT, Episode, Order, Part, random_key
 from .errors import UsageError
 from .models import DynamicsModel, HostModel
+from .networks import Actor
 from .presets import Config
 from .replay import ReplayState
 from .sac import Metrics, SACState
 from .simulation import Simulation
-from .spaces import Spaces, spaces_of
+from .spaces import Spaces
 from .types import Transition
 
 
@@ -118,21 +118,55 @@ class Observer(Protocol):
         ...
 
 
+@runtime_checkable
+class Fleet(Protocol):
+    """Environments elsewhere, rigs, that collect real episodes while training goes on."""
+
+    begun: int
+    """real episodes that have been begun in all; the number of the next"""
+
+    @property
+    def under_way(self) -> int:
+        """Episodes that were begun and have not been handed over."""
+        ...
+
+    @property
+    def free(self) -> int:
+        """Rigs that can begin an episode now."""
+        ...
+
+    def begin(self, order: Order, actor: Actor) -> None:
+        """Begin an episode on a rig that is free; the policy has NumPy arrays inside."""
+        ...
+
+    def arrived(self, seconds: float) -> list[list[Part]]:
+        """Hand over episodes that have ended, as soon as there is one, after `seconds` at most.
+
+        The parts of each that came home, in order: those of a rig that died do too.
+
+        Raises:
+            UsageError: there is no rig any more.
+        """
+        ...
+
+    def close(self) -> list[list[Part]]:
+        """Stop all rigs, and hand over what they had collected of episodes under way."""
+        ...
+
+
+ARRIVAL_SECONDS = 0.2
+"""between two looks at the keyboard while rigs collect"""
+
 CHUNK = 32 * planning.ROUND
 """updates in one call of the compiled program, between two looks at the clock and the keyboard"""
 
-COLLECT, PLAN, STORE, SIMULATE = range(4)
+PLAN, STORE, SIMULATE = range(COLLECT + 1, COLLECT + 4)
 """what a stream of random numbers is for"""
 
 
 def key_for(task: Task, purpose: int, count: int, attempt: int = 0) -> jax.Array:
-    """The random key of the `count`-th use of a purpose: nothing but the seed and counts decide.
-
-    A use that failed is tried again with the key of another attempt. Of XLA's own generator, which
-    is faster than JAX's default on CPUs. Made on the host: there is nothing to compile then.
-    """
-    words = np.random.SeedSequence((task.seed, purpose, count, attempt)).generate_state(4)
-    return jax.random.wrap_key_data(jnp.asarray(words), impl="rbg")
+    """The random key of the `count`-th use of a purpose (`collecting.random_key`)."""
+    return random_key(task.seed, purpose, count, attempt)
 
 
 def spaces_at(task: Task, adaptation: Adaptation) -> Spaces:
@@ -192,6 +226,7 @@ def train(
     observer: Observer,
     real_episodes: int | None = None,
     total_timesteps: int | None = None,
+    fleet: Fleet | None = None,
 ) -> TrainingState:
     """Dyna: plan from what is known; then collect a real episode, adapt, plan again, and so on.
 
@@ -199,12 +234,14 @@ def train(
     have been collected in all and planned from. When it is interrupted, the last state that
     `observer` saw is one to go on from, and leads to the same end.
 
+    With a fleet, real episodes come from there, those that have arrived at a time.
+
     When the critics diverge, it goes back to the learner from before the phase of planning, or the
     real episode, and on with safer settings for good (`divergence.safer`).
 
     Raises:
         UsageError: the environment or the model returned something that is not a finite number, or
-            the critics diverged again.
+            the critics diverged again, or no rig of the fleet is left.
     """
 
     def wants_more(counts: Counts) -> bool:
@@ -213,7 +250,9 @@ def train(
         return counts.real_steps - counts.episode_steps < (total_timesteps or 0)
 
     while _phase_is_due(state.counts) or wants_more(state.counts):
-        if not _phase_is_due(state.counts):
+        if not _phase_is_due(state.counts) and fleet is not None:
+            state = receive(task, state, observer, fleet, wants_more)
+        elif not _phase_is_due(state.counts):
             collected = collect(_safer(task, state.counts), state, observer)
             state = _sound(task, state, collected, observer)
         state = adapt(task, state, observer)
@@ -279,78 +318,135 @@ def _episode(task: Task, state: TrainingState) -> Iterator[TrainingState]:
     Raises:
         border.Failure: the last state that was yielded holds all that was collected.
     """
-    config, counts = task.config, state.counts
-    spaces = spaces_at(task, state.adaptation)
-    attempt = counts.real_episodes, counts.attempts
-    key = key_for(task, COLLECT, *attempt)
-    wander = None
-    if config.adapt == "ensemble" and state.adaptation.model is None:
-        # nothing is known yet; noise at every step would cancel itself. Episodes that were over too
-        # soon to learn from call for weaker actions
-        rng = np.random.default_rng((task.seed, COLLECT, *attempt))
-        wander = wandering(rng, spaces, strength=0.5**counts.real_episodes)
-    where = f"real episode {counts.real_episodes + 1}"
-    env_seed = np.random.SeedSequence((task.seed, *attempt)).generate_state(1)
-    observation = border.reset(task.env, int(env_seed[0]), where)
-    _check_spaces(task, where)
-    if counts.episode_steps:
+    episode = Episode(task.env, _order(task, state, state.counts.real_episodes))
+    if state.counts.episode_steps:
         rows = _rows_under_way(state)
-        if not rows or not _same(observation[None], rows[0].observation):
+        if not rows or not _same(episode.observation[None], rows[0].observation):
             return
-        for step, row in enumerate(rows):
-            unit = np.asarray(row.action[0])
-            if wander is not None:
-                wander(observation)
-            played, here = _played(unit, spaces), f"{where}, step {step}"
-            arrival = border.step(task.env, played, here, observation.shape)
-            if not _same(_row(observation, unit, arrival), row):
+        for row in rows:
+            repeated = episode.repeat(np.asarray(row.action[0]))
+            if not _same(repeated.row, row) or episode.over:
                 return
-            if arrival.terminated or arrival.truncated:
-                return
-            observation = arrival.observation
     else:
         state = state._replace(train_return=0.0, earlier=state.sac)
     state = _copied(state)  # the replay's buffers are given away row by row below
-    for step in range(counts.episode_steps, task.spaces.episode_steps):
-        counts, learner, learning = state.counts, state.sac, state.learning
-        random = counts.real_transitions < config.random_steps
-        if wander is None:
-            draw, uniform = jnp.asarray(np.int32(step)), jnp.asarray(np.bool_(random))
-            unit = np.asarray(_act(learner, spaces, observation, uniform, draw, key))
-            if not np.isfinite(unit).all():
-                break  # nothing real is moved by a learner that has diverged: `_sound` finds it
-        else:
-            unit = wander(observation)
-        played, here = _played(unit, spaces), f"{where}, step {step}"
-        arrival = border.step(task.env, played, here, observation.shape)
-        memory = _remember(state.replay, _row(observation, unit, arrival))
-        counts = counts._replace(real_steps=counts.real_steps + 1, episode_steps=step + 1)
-        if config.updates_per_real_step and not random:
-            last = counts.gradient_updates + config.updates_per_real_step
-            learner, learning, _ = planning.plan(
-                learner,
-                None,
-                memory,
-                spaces.observation,
-                planning.full_trust(config.planning),
-                _span(counts.gradient_updates, last, 0),
-                config.sac,
-                config.planning,
-                spaces,
-                key,
-            )
-            counts = counts._replace(gradient_updates=last)
-        state = state._replace(
-            sac=learner,
-            replay=memory,
-            counts=counts,
-            train_return=state.train_return + arrival.reward,
-            learning=learning,
-        )
+    key = key_for(task, COLLECT, state.counts.real_episodes, state.counts.attempts)
+    while not episode.over:
+        unit = episode.act(state.sac.actor)
+        if not np.isfinite(unit).all():
+            break  # nothing real is moved by a learner that has diverged: `_sound` finds it
+        step = episode.step(unit)
+        state = _lived(task, state, step.row, key)
+        state = state._replace(train_return=state.train_return + step.reward)
         yield state
-        if arrival.terminated or arrival.truncated:
-            return
-        observation = arrival.observation
+
+
+def _order(task: Task, state: TrainingState, number: int) -> Order:
+    """For the real episode of a number, with what is known so far."""
+    config, counts = task.config, state.counts
+    unknown = config.adapt == "ensemble" and state.adaptation.model is None
+    return Order(
+        seed=task.seed,
+        number=number,
+        attempt=counts.attempts,
+        spaces=spaces_at(task, state.adaptation),
+        random_steps=max(0, config.random_steps - counts.real_transitions + counts.episode_steps),
+        # episodes that were over too soon to learn from call for weaker actions
+        wandering=0.5**counts.real_episodes if unknown else None,
+    )
+
+
+def _lived(task: Task, state: TrainingState, row: Transition, key: jax.Array) -> TrainingState:
+    """One more real transition, a batch of one, in the replay, and the updates that are due to it.
+
+    The replay of `state` is given away.
+    """
+    config, counts = task.config, state.counts
+    random = counts.real_transitions < config.random_steps
+    learner, learning, memory = state.sac, state.learning, _remember(state.replay, row)
+    counts = counts._replace(
+        real_steps=counts.real_steps + 1, episode_steps=counts.episode_steps + 1
+    )
+    if config.updates_per_real_step and not random:
+        last = counts.gradient_updates + config.updates_per_real_step
+        spaces = spaces_at(task, state.adaptation)
+        learner, learning, _ = planning.plan(
+            learner,
+            None,
+            memory,
+            spaces.observation,
+            planning.full_trust(config.planning),
+            _span(counts.gradient_updates, last, 0),
+            config.sac,
+            config.planning,
+            spaces,
+            key,
+        )
+        counts = counts._replace(gradient_updates=last)
+    return state._replace(sac=learner, replay=memory, counts=counts, learning=learning)
+
+
+def receive(
+    task: Task,
+    state: TrainingState,
+    observer: Observer,
+    fleet: Fleet,
+    wants_more: Callable[[Counts], bool],
+) -> TrainingState:
+    """Real episodes from a fleet: those that have arrived, or else the next that does.
+
+    First every rig that is free begins an episode under the policy at hand, but no more are begun
+    than are wanted.
+
+    Raises:
+        UsageError: no rig is left, or the critics diverged again.
+    """
+    observer.progress(state, "collect")
+    if state.counts.episode_steps:  # of one that was collected here, and is not gone on with there
+        return _complete(task, state)
+    while state.counts.real_steps == state.counts.planned_steps:
+        while fleet.free and wants_more(_in_the_end(task, state.counts, fleet.under_way)):
+            fleet.begin(_order(task, state, fleet.begun), jax.tree.map(np.asarray, state.sac.actor))
+        state = take_in(task, state, fleet.arrived(ARRIVAL_SECONDS), observer)
+        observer.progress(state, "collect")
+    return state
+
+
+def _in_the_end(task: Task, counts: Counts, under_way: int) -> Counts:
+    """What is counted once so many episodes under way have arrived, if none is cut short."""
+    steps = under_way * task.spaces.episode_steps
+    return counts._replace(
+        real_episodes=counts.real_episodes + under_way, real_steps=counts.real_steps + steps
+    )
+
+
+def take_in(
+    task: Task, state: TrainingState, episodes: Sequence[Sequence[Part]], observer: Observer
+) -> TrainingState:
+    """Real episodes that were collected elsewhere, with the model-free updates due to them.
+
+    These are made row by row, as if each had been collected now. An episode without a row does not
+    count as one.
+
+    Raises:
+        UsageError: the critics diverged again.
+    """
+    if not episodes:
+        return state
+    before, safer = state, _safer(task, state.counts)
+    state = _copied(state)._replace(earlier=state.sac)
+    for arrived in episodes:
+        counts = state.counts
+        key = key_for(task, COLLECT, counts.real_episodes)
+        failures = sum(part.failure is not None for part in arrived)
+        state = state._replace(counts=counts._replace(failures=counts.failures + failures))
+        for part in arrived:
+            for row in _one_by_one(part.rows):
+                state = _lived(safer, state, row, key)
+            state = state._replace(train_return=part.returned)
+        if state.counts.episode_steps:
+            state = _complete(safer, state)
+    return _sound(task, before, state, observer)
 
 
 def _complete(task: Task, state: TrainingState) -> TrainingState:
@@ -373,42 +469,9 @@ def _complete(task: Task, state: TrainingState) -> TrainingState:
     return state._replace(replay=memory, counts=counts._replace(synthetic_transitions=synthetic))
 
 
-def _check_spaces(task: Task, where: str) -> None:
-    """Refuse spaces that are not those which training began with."""
-    now, then = spaces_of(task.env), task.spaces
-    measured = ~np.array(then.bounded)  # which the environment says nothing about
-    for name, ours, theirs, free in (
-        ("observation_space", then.observation, now.observation, measured),
-        ("action_space", then.action, now.action, False),
-    ):
-        same = ours.size == theirs.size and all(
-            (free | np.isclose(bound, other)).all()
-            for bound, other in ((ours.low, theirs.low), (ours.high, theirs.high))
-        )
-        if not same or now.bounded != then.bounded:
-            raise border.Unusable(
-                f"the environment's {name} is not what training began with ({where}): spaces must "
-                "stay as they are"
-            )
-
-
 def _copied(state: TrainingState) -> TrainingState:
     """With a replay of its own."""
     return state._replace(replay=jax.tree.map(jnp.copy, state.replay))
-
-
-def _row(observation: np.ndarray, unit: np.ndarray, arrival: border.Arrival) -> Transition:
-    """What the replay holds of a step: a batch of one.
-
-    It may be in the same memory as the arguments, which nobody writes into (`border`).
-    """
-    return Transition(
-        observation=jnp.asarray(observation[None]),
-        action=jnp.asarray(unit[None]),
-        reward=jnp.asarray(np.array([arrival.reward], np.float32)),
-        next_observation=jnp.asarray(arrival.observation[None]),
-        terminated=jnp.asarray(np.array([arrival.terminated])),
-    )
 
 
 def _rows_under_way(state: TrainingState) -> list[Transition]:
@@ -416,22 +479,21 @@ def _rows_under_way(state: TrainingState) -> list[Transition]:
     memory, steps = state.replay, state.counts.episode_steps
     if steps > memory.capacity:
         return []
-    held = jax.tree.map(np.asarray, memory.transitions)
     at = (int(memory.position) - steps + np.arange(steps)) % memory.capacity
-    return [jax.tree.map(lambda ring, k=k: ring[k : k + 1], held) for k in at]
+    return _one_by_one(jax.tree.map(lambda ring: np.asarray(ring)[at], memory.transitions))
+
+
+def _one_by_one(rows: Transition | None) -> list[Transition]:
+    """Rows along one leading axis as batches of one; none of None."""
+    if rows is None:
+        return []
+    return [jax.tree.map(lambda f, k=k: f[k : k + 1], rows) for k in range(len(rows.reward))]
 
 
 def _same(ours, theirs) -> bool:
     """Whether two pytrees of arrays hold the same bits."""
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
-
-
-def _played(unit: np.ndarray, spaces: Spaces) -> np.ndarray:
-    """The environment's action for one in [-1, 1], the same bits whenever it is asked for."""
-    low, high = np.asarray(spaces.action.low), np.asarray(spaces.action.high)
-    action = (high + low) / 2 + (high - low) / 2 * unit
-    return np.clip(action, low, high)  # what rounding has put outside
 
 
 def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
@@ -729,15 +791,6 @@ def _again(
             "rewards and observations are as large as they should be"
         )
     return good._replace(counts=good.counts._replace(diverged=updates))
-
-
-@eqx.filter_jit
-def _act(learner: SACState, spaces: Spaces, observation, random, draw, key):
-    """A stochastic action in [-1, 1]."""
-    policy_key, uniform_key = jax.random.split(jax.random.fold_in(key, draw))
-    noise = jax.random.normal(policy_key, (spaces.action.size,))
-    unit, _ = learner.actor.sample(spaces.observation.to_unit(observation), noise)
-    return jnp.where(random, jax.random.uniform(uniform_key, unit.shape, minval=-1.0), unit)
 
 
 _remember = jax.jit(replay.add, donate_argnums=0)

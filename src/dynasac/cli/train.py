@@ -51,6 +51,13 @@ class Train:
     evaluation_episodes: int = 100
     """episodes of each evaluation in the environment, episode k from reset(seed=10000+k); there is
     one before the first real episode and one after each. 0: none, as for real systems"""
+    rigs: int = 0
+    """real environments that collect side by side while training goes on, each in a process of its
+    own that makes ENV anew and finds its number in DYNASAC_RIG; 0: this process collects"""
+    rigs_in_order: bool = False
+    """take their episodes in the order in which they were begun: equal seeds give equal bytes"""
+    ray_address: str = "local"
+    """where rigs are: local starts a Ray on this machine; auto or HOST:PORT, one that is there"""
     settings: Annotated[Config, tyro.conf.arg(name="")] = presets.DEFAULT
 
     def run(self) -> int:
@@ -59,7 +66,11 @@ class Train:
             raise UsageError(f"--evaluation-episodes: 0 to {evaluation.MOST_EPISODES:,}")
         configure()
         from .. import recording
+        from ..rigs import Rigs
 
+        if self.rigs < 0:
+            raise UsageError(f"--rigs {self.rigs}: must be at least 0")
+        rigs = Rigs(self.rigs, self.rigs_in_order, self.ray_address) if self.rigs else None
         agent, run = self._resumed() if self.resume else self._new()
         with contextlib.closing(agent):
             if self.resume and recording.is_finished(agent, run.directory):
@@ -72,7 +83,7 @@ class Train:
                 return 0
             try:
                 measured = recording.record_training(
-                    agent, run, self.evaluation_episodes, progress_bar=True
+                    agent, run, self.evaluation_episodes, progress_bar=True, rigs=rigs
                 )
             except (recording.Interrupted, KeyboardInterrupt):
                 print("dynasac: stopped", file=sys.stderr)
@@ -105,6 +116,7 @@ class Train:
                 self.dataset,
                 self.columns,
                 self.evaluation_episodes,
+                {"rigs": self.rigs, "rigs_in_order": self.rigs_in_order},
             )
             return agent, Run.create(self.output or _free_directory(agent.env_id), asked)
         except UsageError:
@@ -161,6 +173,8 @@ class Train:
             words.insert(2, self.env)
         if ":" in self.model:
             words += ["--model", self.model]
+        if self.ray_address != "local":
+            words += ["--ray-address", self.ray_address]
         return shlex.join(words)
 
     def _refuse_changes(self, directory: Path) -> None:
@@ -195,8 +209,10 @@ def own(directory: Path) -> Train:
     """
     asked = read_json(directory / "config.json")
     env, model = asked.get("env_id"), asked.get("model")
-    told = {name: asked.get(name) for name in ("seed", "preset", "evaluation_episodes")}
     like = Train(env="")
+    told = {name: asked.get(name) for name in ("seed", "preset", "evaluation_episodes")}
+    for name in ("rigs", "rigs_in_order"):  # which runs of other programs do not have
+        told[name] = asked.get(name, getattr(like, name))
     for name, value in told.items():
         if type(value) is not type(getattr(like, name)):
             raise UsageError(f"{directory / 'config.json'} has the {name} {value!r}")

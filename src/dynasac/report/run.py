@@ -157,6 +157,10 @@ def command(run: RunData, env_id: str | None = None) -> str:
         value = run.asked.get(option, default)
         if value != default:
             words += [f"--{option}", plain(value)]
+    if number(run.asked.get("rigs")):
+        words += ["--rigs", plain(run.asked["rigs"])]
+    if run.asked.get("rigs_in_order") is True:
+        words.append("--rigs-in-order")
     if text(run.asked.get("dataset")):
         words += ["--dataset", plain(run.asked["dataset"])]
         for column, names in mapping(run.asked.get("columns")).items():

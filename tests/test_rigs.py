@@ -1,0 +1,412 @@
+"""Rigs: which of them does what when, and the real thing, with Ray."""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+
+import gymnasium as gym
+import jax
+import numpy as np
+import pytest
+import rig
+from conftest import SMALL
+from test_environments import StopAt, same, stored
+
+from dynasac import DynaSAC, UsageError, cli, collecting, rigs, training
+from dynasac.agent import Silent
+from dynasac.collecting import parts
+from dynasac.rigs import Fleet, Lost, Rigs
+from dynasac.runs import read_metrics
+
+PLANNED = dataclasses.replace(SMALL, updates_per_real_step=0)
+MODEL_FREE = dataclasses.replace(SMALL, random_steps=4)
+
+
+class InProcess:
+    """Rigs in this process, each step a part, in an order that a seed decides."""
+
+    def __init__(self, count, directory, timing=0, config=PLANNED, killed=None, **kinds):
+        self.count, self.orders, self.dropped = count, [], []
+        self._directory, self._config, self._kinds = directory, config, kinds
+        self._timing, self._killed = random.Random(timing), killed or {}
+        self._streams, self._given, self._stopped = {}, dict.fromkeys(range(count), 0), False
+        self._envs = [self._env(number) for number in range(count)]
+
+    def _env(self, number):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(rigs.NUMBER, str(number))
+            return gym.make("TestRig-v0", log=str(self._directory), **self._kinds)
+
+    def order(self, rig, order, actor):
+        assert rig not in self._streams
+        self.orders.append((rig, order, actor))
+        retries = self._config.env_retries
+        self._streams[rig] = parts(self._envs[rig], order, actor, retries, lambda: self._stopped)
+
+    def heard(self, seconds):
+        """As much as a random time brings."""
+        return [self._heard() for _ in range(self._timing.randint(1, 30)) if self._streams]
+
+    def _heard(self):
+        rig = self._timing.choice(sorted(self._streams))
+        if self._given[rig] == self._killed.get(rig):
+            news = Lost("its process ended")
+        else:
+            try:
+                news = next(self._streams[rig], None)
+            except UsageError as error:
+                news = Lost(str(error))
+        if not isinstance(news, collecting.Part):
+            del self._streams[rig]
+        elif news.rows is not None:
+            self._given[rig] += len(news.rows.reward)
+        return rig, news
+
+    def drop(self, rig):
+        self.dropped.append(rig)
+
+    def stop(self):
+        self._stopped = True
+
+    def close(self):
+        for env in self._envs:
+            env.close()
+
+
+@dataclasses.dataclass
+class Fake:
+    """What `Rigs` is, for rigs in this process."""
+
+    line: InProcess
+    in_order: bool = False
+
+    def fleet(self, task, begun):
+        return Fleet(self.line, self.in_order, begun)
+
+
+@pytest.fixture
+def by_step(monkeypatch):
+    """Every step goes home at once; nobody waits between attempts."""
+    monkeypatch.setattr(collecting, "SECONDS_HOME", 0.0)
+    monkeypatch.setattr("dynasac.border.time.sleep", lambda seconds: None)
+
+
+def agent_on(directory, config=PLANNED, model="none", **kinds):
+    directory.mkdir(exist_ok=True)
+    return DynaSAC(gym.make("TestRig-v0", log=str(directory), **kinds), model, config)
+
+
+def given_away(directory):
+    """The rows of each rig, in order: Float32[steps, 4] by number."""
+    return {
+        int(file.name.partition("-")[0]): np.array(
+            [json.loads(line) for line in file.read_text().splitlines()], np.float32
+        )
+        for file in directory.iterdir()
+    }
+
+
+def rows_of(agent):
+    """As `given_away` has them, in the order of the replay."""
+    rows = stored(agent)
+    fields = rows.observation[:, 0], 2 * rows.action[:, 0], rows.reward, rows.next_observation[:, 0]
+    return np.stack(fields, axis=1)
+
+
+def all_came_home(agent, directory):
+    """Whether the replay holds exactly what was given away, each rig's rows in their order."""
+    found, given = rows_of(agent), given_away(directory)
+    assert len(found) == sum(map(len, given.values()))
+    for rows in given.values():
+        at = [np.flatnonzero((found == row).all(axis=1)) for row in rows]
+        assert all(len(places) == 1 for places in at)
+        assert (np.diff(np.concatenate(at)) > 0).all() if len(rows) > 1 else True
+    return True
+
+
+def test_one_rig_in_order_is_as_good_as_none(tmp_path, by_step):
+    config = dataclasses.replace(PLANNED, random_steps=14)
+    alone = agent_on(tmp_path / "alone", config).learn(real_episodes=3)
+    line = InProcess(1, tmp_path)
+    agent = agent_on(tmp_path / "one", config)
+    agent.learn(real_episodes=3, rigs=Fake(line, in_order=True))
+    same(agent.state, alone.state)
+    assert [order.number for _, order, _ in line.orders] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("config", [PLANNED, MODEL_FREE], ids=["planned", "model-free"])
+def test_in_order_no_timing_changes_anything(tmp_path, by_step, config):
+    states = []
+    for timing in range(3):
+        line = InProcess(3, tmp_path, timing)
+        agent = agent_on(tmp_path / "log", config)
+        agent.learn(real_episodes=7, rigs=Fake(line, in_order=True))
+        states.append(agent.state)
+        assert [(rig, order.number) for rig, order, _ in line.orders] == [
+            (number % 3, number) for number in range(7)
+        ]
+        assert agent.state.counts.planned == 8  # one phase before and one after each
+        snapshots = [jax.tree.leaves(actor)[0].tobytes() for _, _, actor in line.orders]
+        assert len(set(snapshots)) == 5  # the first three have the same
+    for state in states[1:]:
+        same(state, states[0])
+    counts = states[0].counts
+    assert (counts.real_episodes, counts.real_steps) == (7, 70)
+    if config is MODEL_FREE:
+        assert counts.gradient_updates == 70 - 4 + 6 + 7 * 4
+
+
+def test_otherwise_what_has_arrived_is_taken(tmp_path, by_step):
+    for timing in range(3):
+        place = tmp_path / str(timing)
+        agent = agent_on(place)
+        line = InProcess(3, place, timing)
+        agent.learn(real_episodes=7, rigs=Fake(line))
+        assert agent.state.counts.real_episodes == 7
+        assert [order.number for _, order, _ in line.orders] == list(range(7))
+        assert all_came_home(agent, place)
+        assert agent.state.counts.planned < 8  # more than one at a time
+
+
+def test_at_least_so_many_steps(tmp_path, by_step):
+    line = InProcess(3, tmp_path)
+    agent = agent_on(tmp_path).learn(41, rigs=Fake(line))
+    assert agent.state.counts.real_steps == 50 == 10 * len(line.orders)
+
+
+def test_a_rig_that_dies_is_dropped_and_its_data_are_kept(tmp_path, by_step, caplog):
+    states = []
+    for timing in range(2):
+        caplog.clear()
+        place = tmp_path / str(timing)
+        agent = agent_on(place)
+        line = InProcess(3, place, timing, killed={1: 14})
+        agent.learn(real_episodes=8, rigs=Fake(line, in_order=True))
+        assert (agent.state.counts.real_episodes, agent.state.counts.real_steps) == (8, 74)
+        assert all_came_home(agent, place)
+        assert line.dropped == [1]
+        assert caplog.messages == [
+            "rig 1 is gone, in real episode 5, of which 4 steps are kept (its process ended); "
+            "rigs left: 2"
+        ]
+        states.append(agent.state)
+    same(*states)
+
+
+def test_an_environment_that_fails_is_begun_again_and_then_given_up(tmp_path, by_step, caplog):
+    config = dataclasses.replace(PLANNED, env_retries=2)
+    agent = agent_on(tmp_path, config)
+    line = InProcess(2, tmp_path, config=config, fails=0)
+    agent.learn(real_episodes=3, rigs=Fake(line))
+    counts = agent.state.counts
+    assert (counts.real_episodes, counts.failures, counts.attempts) == (3, 3, 0)
+    assert counts.real_steps == 3 * 2 + 2 * 10
+    assert all_came_home(agent, tmp_path)
+    said = "the environment failed (real episode 1, step 2): RuntimeError: the motor is hot"
+    told = [message for message in caplog.messages if message.startswith("rig 0")]
+    assert told == [
+        f"rig 0: {said}; begun again",
+        f"rig 0: {said}; begun again",
+        f"rig 0 is gone, in real episode 1, of which 6 steps are kept ({said}); rigs left: 1",
+    ]
+
+
+def test_an_episode_without_a_step_is_none(tmp_path, by_step):
+    line = InProcess(3, tmp_path, killed={0: 0, 2: 10})
+    agent = agent_on(tmp_path).learn(real_episodes=5, rigs=Fake(line))
+    assert (agent.state.counts.real_episodes, agent.state.counts.real_steps) == (5, 50)
+    numbers = [order.number for _, order, _ in line.orders]
+    assert numbers == list(range(len(numbers)))
+    assert set(line.dropped) == {0, 2}
+
+
+def test_when_all_are_gone_everything_is_kept(tmp_path, by_step):
+    for in_order in (False, True):
+        place = tmp_path / str(in_order)
+        agent = agent_on(place)
+        line = InProcess(2, place, killed={0: 13, 1: 25})
+        with pytest.raises(UsageError) as error:
+            agent.learn(real_episodes=9, rigs=Fake(line, in_order))
+        assert str(error.value) == (
+            "no rig is left (the last, rig 1: its process ended); what was learned is kept: put "
+            "them right, then go on"
+        )
+        counts = agent.state.counts
+        assert (counts.real_steps, counts.real_episodes) == (38, 5)
+        assert all_came_home(agent, place)
+        agent.learn(real_episodes=7, rigs=Fake(InProcess(2, place)))
+        assert agent.state.counts.real_episodes == 7
+        assert all_came_home(agent, place)
+
+
+def test_what_was_under_way_comes_home_when_training_is_interrupted(tmp_path, by_step):
+    class Phases(Silent):
+        def progress(self, state, phase):
+            if phase == "plan" and state.counts.planned == 2 and state.counts.phase_updates:
+                raise KeyboardInterrupt
+
+    agent = agent_on(tmp_path)
+    line = InProcess(3, tmp_path, timing=1)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(real_episodes=9, observer=Phases(), rigs=Fake(line))
+    assert agent.state.counts.real_steps > 10 * agent.state.counts.planned
+    assert all_came_home(agent, tmp_path)
+    agent.learn(real_episodes=9, rigs=Fake(InProcess(3, tmp_path)))
+    assert agent.state.counts.real_episodes == 9
+    assert all_came_home(agent, tmp_path)
+
+
+def test_an_episode_that_was_begun_here_ends_where_rigs_take_over(tmp_path, by_step):
+    agent = agent_on(tmp_path, dataclasses.replace(PLANNED, checkpoint_every_steps=1))
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(real_episodes=2, observer=StopAt(0, 6))
+    agent.learn(real_episodes=3, rigs=Fake(InProcess(2, tmp_path)))
+    assert (agent.state.counts.real_episodes, agent.state.counts.real_steps) == (3, 26)
+    assert all_came_home(agent, tmp_path)
+
+
+def test_rigs_that_cannot_be(tmp_path, monkeypatch):
+    agent = agent_on(tmp_path)
+    with pytest.raises(UsageError, match="--rigs 0: from 1 to 1,000"):
+        agent.learn(real_episodes=1, rigs=Rigs(0))
+    bare = DynaSAC(rig.Rig(str(tmp_path)), "none", PLANNED)
+    with pytest.raises(UsageError, match="register yours"):
+        bare.learn(real_episodes=1, rigs=Rigs(1))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"rigs need Ray: pip install 'dynasac\[scale\]'"):
+        agent.learn(real_episodes=1, rigs=Rigs(1))
+    agent.learn(real_episodes=1)  # as before
+
+
+class Otherwise(rig.Rig):
+    observation_space = gym.spaces.Box(-2.0, 2.0, (1,))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "change", "told"),
+    [
+        (0.3, {"kwargs": {"hangs": [9, 4]}}, "step 3.*no answer within 0.3 s"),
+        (None, {"entry_point": Otherwise}, "observation_space is not what training began with"),
+        (None, {"kwargs": {"colour": 1}}, "its environment cannot be made: TypeError.*colour"),
+    ],
+)
+def test_what_a_rig_cannot_do_is_told_and_its_environment_closed(tmp_path, seconds, change, told):
+    agent = agent_on(tmp_path)
+    spec = copy.deepcopy(agent.env.spec)
+    spec.kwargs.update(change.pop("kwargs", {}))
+    one = rigs._Rig(dataclasses.replace(spec, **change), seconds, 0)
+    one.warm()
+    order = training._order(agent.task, agent.state, 0)
+    with pytest.raises(UsageError, match=told):
+        list(one.episode(order, agent.state.sac.actor))
+    assert one._env is None
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One Ray for the module; its name for the processor is what it has seen of the machine."""
+    if importlib.util.find_spec("ray") is None:  # which is not to be imported before its settings
+        pytest.skip("needs ray")
+    handler = signal.getsignal(signal.SIGTERM)
+    with rigs.connected("local") as found:
+        assert signal.getsignal(signal.SIGTERM) is handler
+        yield found
+    assert not found.is_initialized()
+
+
+class Planning(Silent):
+    """Lets rigs go on in a phase of planning alone, which does not end before they have."""
+
+    def __init__(self, place, until):
+        self.place, self.until, self.seen = place, until, False
+
+    def progress(self, state, phase):
+        if phase == "plan" and state.counts.planned == 1 and state.counts.phase_updates:
+            assert len(given_away(self.place).get(1, ())) < 5
+            self.until.touch()
+            while len(given_away(self.place).get(1, ())) < 5:
+                time.sleep(0.01)
+            self.seen = True
+
+
+def test_three_rigs_feed_one_learner_to_the_same_bytes(ray, tmp_path):
+    states = []
+    for name in "ab":
+        place, until = tmp_path / name, tmp_path / f"{name} plans"
+        agent = agent_on(place, MODEL_FREE, pause=0.01, waits=str(until))
+        planning = Planning(place, until)
+        agent.learn(real_episodes=5, observer=planning, rigs=Rigs(3, in_order=True))
+        assert planning.seen
+        states.append(agent.state)
+        assert (agent.state.counts.real_episodes, agent.state.counts.real_steps) == (5, 50)
+        assert all_came_home(agent, place)
+        assert {n: len(rows) for n, rows in given_away(place).items()} == {0: 20, 1: 20, 2: 10}
+    same(*states)
+
+
+def kill(place, until):
+    """Let rig 1 go on from its fifth step once that goes home at once, and kill it in its ninth."""
+
+    def steps():
+        return len(given_away(place).get(1, ()))
+
+    while steps() < 4:
+        time.sleep(0.01)
+    time.sleep(2 * collecting.SECONDS_HOME)
+    until.touch()
+    while steps() < 8:
+        time.sleep(0.01)
+    time.sleep(collecting.SECONDS_HOME)
+    (file,) = place.glob("1-*")
+    os.kill(int(file.name.partition("-")[2]), signal.SIGKILL)
+
+
+def test_a_rig_that_is_killed_is_dropped(ray, tmp_path, caplog, capfd):
+    place, until = tmp_path / "log", tmp_path / "on"
+    agent = agent_on(place, hangs=(1, 9), waits=str(until))
+    killer = threading.Thread(target=kill, args=(place, until))
+    killer.start()
+    agent.learn(real_episodes=6, rigs=Rigs(2))
+    killer.join()
+    counts, found, given = agent.state.counts, rows_of(agent), given_away(place)
+    home = [bool((found == row).all(axis=1).any()) for row in given[1]]
+    steps = sum(home)
+    assert steps >= 5
+    assert home == [True] * steps + [False] * (8 - steps)  # the last had not been sent yet
+    assert (counts.real_episodes, counts.real_steps) == (6, len(given[0]) + steps)
+    assert len(given[0]) == 50
+    (said,) = caplog.messages
+    assert said == (
+        f"rig 1 is gone, in real episode 2, of which {steps} steps are kept (its process ended, or "
+        "its machine is gone); rigs left: 1"
+    )
+    assert "worker died" not in "".join(capfd.readouterr())
+
+
+def test_a_training_at_the_command_line(ray, tmp_path, caplog):
+    place, output = tmp_path / "log", str(tmp_path / "run")
+    place.mkdir()
+    gym.register("Hot-v0", "rig:Rig", max_episode_steps=10, kwargs={"log": str(place), "fails": 1})
+    words = ["train", "Hot-v0", "--model=none", "--rigs=2", "--real-episodes=3"]
+    small = ["--sac.hidden=8", "--sac.batch-size=16", "--evaluation-episodes=0"]
+    try:
+        assert cli.run([*words, *small, "--output", output]) == 0
+    finally:
+        del gym.registry["Hot-v0"]
+    assert given_away(place)[0].shape == (20, 4)
+    assert caplog.messages == [
+        "rig 1 is gone, in real episode 2, of which 2 steps are kept (the environment failed (real "
+        "episode 2, step 2): RuntimeError: the motor is hot); rigs left: 1"
+    ]
+    asked = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (asked["rigs"], asked["rigs_in_order"]) == (2, False)
+    rows = read_metrics(tmp_path / "run")
+    assert float(rows[-1]["real_steps"]) == 22
+    assert float(rows[-1]["failures"]) == 1
