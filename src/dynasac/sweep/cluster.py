@@ -8,6 +8,7 @@ end; what the driver has of a run travels to whoever goes on with it.
 import contextlib
 import dataclasses
 import itertools
+import logging
 import os
 import secrets
 import signal
@@ -75,8 +76,8 @@ class RayPool:
     """Trains on a Ray cluster, as `Pool` says.
 
     Arguments:
-        address: `local` starts a Ray on this machine that nobody else can reach; `auto` or HOST:PORT
-            is a cluster that this machine is part of.
+        address: `local` starts a Ray on this machine that nobody else can reach; `auto` or
+            HOST:PORT is a cluster that this machine is part of.
         output: the sweep's directory, in which run directories appear.
 
     Raises:
@@ -137,14 +138,10 @@ class RayPool:
         local = address == "local"
         if not local:
             _check_reachable(address)
-        # Ray reads these when it is imported
-        self._set("RAY_BACKEND_LOG_LEVEL", "error")
         if local:
-            # for us alone, whoever else works on this machine: a token, and loopback, on which Ray
-            # is without being told on other systems
+            # read when Ray is imported: all ports on loopback, as it has them but for Linux
             self._set("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-            self._set("RAY_AUTH_MODE", "token")
-            if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # it would write one to the home directory
                 self._set("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
             import ray
@@ -172,7 +169,7 @@ class RayPool:
                 address,
                 runtime_env={"env_vars": variables},
                 log_to_driver=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 **options,
             )
         except Exception as error:
