@@ -1,13 +1,15 @@
 """Trainings on a Ray cluster: what travels, what faults cost, and who can reach it."""
 
+import contextlib
 import importlib.util
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from conftest import same_run
+from conftest import beside_tests, same_run
 
 import dynasac
 from dynasac import UsageError, checkpoint
@@ -28,8 +30,10 @@ SETTINGS = {
 }
 
 
+LOOPBACK = {"0100007F", f"{0:016X}FFFF00000100007F", f"{0:024X}01000000"}
+"""as the kernel writes 127.0.0.1, the same within IPv6, and ::1"""
 PLANNED = {"planning.first_updates": 6, "planning.horizon": 2}
-LONG = 60
+LONG = 25
 """episodes"""
 
 
@@ -68,17 +72,19 @@ def until_saved(pool: Pool, directory: Path, seconds: float = 60) -> None:
         assert all(event.kind == "row" for event in pool.events(0.05))
 
 
-def processes(title: str) -> dict[int, str]:
-    """Ray's processes by what they say that they are doing."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            said = path.read_text().replace("\0", " ").strip()
-        except OSError:
-            continue
-        if said.startswith(title):
-            found[int(path.parent.name)] = said
-    return found
+def ours(title: str = "") -> list[int]:
+    """Processes that this one began, or those began that it began, which say that they do this."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(after_name[1])
+            titles[int(folder.name)] = (folder / "cmdline").read_text()
+    found, level = [], {os.getpid()}
+    while level:
+        level = {child for child, parent in parents.items() if parent in level}
+        found += level
+    return [process for process in found if titles.get(process, "").startswith(title)]
 
 
 def test_a_training_comes_back_whole(pool, folder, tmp_path):
@@ -123,7 +129,7 @@ def test_errors_come_in_one_line(pool, folder):
 def test_a_worker_that_was_killed_costs_what_came_after_its_checkpoint(pool, folder, tmp_path):
     pool.submit(job("killed", LONG))
     until_saved(pool, folder / "killed")
-    (worker,) = processes("ray::train")
+    (worker,) = ours("ray::train")
     os.kill(worker, signal.SIGKILL)
     *_, lost = until(pool)
     assert (lost.name, lost.kind) == ("killed", "lost")
@@ -155,10 +161,26 @@ def test_a_training_that_is_stopped_can_be_gone_on_with(pool, folder):
     assert done.kind == "done"
 
 
+def test_a_ray_of_our_own_is_reached_from_this_machine_alone(pool):
+    sockets = set()
+    for process in ours():
+        for handle in Path(f"/proc/{process}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets |= set(re.findall(r"socket:\[(\d+)\]", os.readlink(handle)))
+    listening = [
+        fields[1].partition(":")[0]
+        for table in ("tcp", "tcp6")
+        for fields in map(str.split, Path(f"/proc/net/{table}").read_text().splitlines())
+        if fields[3] == "0A" and fields[9] in sockets
+    ]
+    assert len(listening) > 3
+    assert set(listening) <= LOOPBACK
+
+
 def test_where_the_queue_is_lost_so_are_the_trainings(pool, folder):
     pool.submit(job("queued", LONG))
     until_saved(pool, folder / "queued")
-    (holder,) = processes("ray::_QueueActor")
+    (holder,) = ours("ray::_QueueActor")
     os.kill(holder, signal.SIGKILL)
     *_, lost = until(pool)
     assert (lost.name, lost.kind) == ("queued", "lost")
@@ -198,3 +220,80 @@ def test_what_came_from_a_worker_follows_no_link(tmp_path):
     assert read_files(tmp_path / "run") == {}
     write_files(tmp_path / "run", {"config.json": b"{}"})
     assert not (tmp_path / "elsewhere").exists()
+
+
+CLUSTER = """
+import sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from dynasac.sweep.cluster import RayPool
+from test_cluster import LONG, job, until, until_saved
+
+few = {"include_dashboard": False, "object_store_memory": 80_000_000}
+cluster = Cluster(True, head_node_args={"num_cpus": 0, **few})
+node = cluster.add_node(num_cpus=1, **few)
+folder = Path(sys.argv[1])
+pool = RayPool(cluster.address, folder)
+print(cluster.address, pool.slots, flush=True)
+pool.submit(job("far", LONG))
+until_saved(pool, folder / "far")
+cluster.remove_node(node, allow_graceful=False)
+*_, lost = until(pool)
+print(lost.kind, lost.why, flush=True)
+cluster.add_node(num_cpus=1, **few)
+pool.submit(job("far", LONG))
+while True:
+    for event in pool.events(1.0):
+        print(event.kind, event.row["real_episodes"], flush=True)
+"""
+
+
+def test_a_cluster_with_a_token_loses_a_machine_and_then_its_driver(pool, folder, tmp_path):
+    (tmp_path / "token").write_text("a-token-of-a-cluster")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    without = {k: v for k, v in beside_tests().items() if not k.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER, folder],
+        env={**without, **token},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = (line for line in driver.stdout if re.match("[0-9]|lost|row", line))
+        address, slots = next(said).split()
+        assert slots == "1"
+        assert next(said).startswith("lost NodeDiedError")
+        program = f"from dynasac.sweep.cluster import RayPool; RayPool({address!r}, None)"
+        refused = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**without, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another-token"},
+            capture_output=True,
+            text=True,
+        )
+        assert "UsageError: cannot work on --ray-address" in refused.stderr.splitlines()[-1]
+        assert "if it wants a token, set RAY_AUTH_MODE=token" in refused.stderr
+        assert int(next(said).split()[1]) > 0
+    finally:
+        driver.kill()
+        driver.wait()
+        driver.stdout.close()
+    pool.submit(job("far", LONG))
+    *rows, done = until(pool)
+    assert done.kind == "done"
+    assert rows[0].row["real_episodes"] > 0
+    work(job("far", LONG), tmp_path / "here", lambda row: None)
+    assert same_run(folder / "far", tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("127.0.0.1:6379", "as ray start printed it"),
+        ("ray://there:10001", "write local, or HOST:PORT"),
+        ("auto", "write local, or HOST:PORT"),
+        ("192.0.2.1:99999", "no Ray cluster answers"),
+    ],
+)
+def test_addresses_that_cannot_be_reached(address, hint, tmp_path):
+    with pytest.raises(UsageError, match=hint):
+        RayPool(address, tmp_path)

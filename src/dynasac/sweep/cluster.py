@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -32,6 +33,8 @@ Files = dict[str, bytes | None]
 None where there is no such file any more"""
 
 CHECKPOINTS, SUMMARY = "checkpoints/", "summary.json"
+PLAIN = re.compile(r"(?:[\w-]+/)?\w[\w.-]*")
+"""names that files may have"""
 LOOK_SECONDS = 1.0
 """between two looks of a worker for a new checkpoint"""
 WAIT_SECONDS = 0.1
@@ -76,8 +79,8 @@ class RayPool:
     """Trains on a Ray cluster, as `Pool` says.
 
     Arguments:
-        address: `local` starts a Ray on this machine that nobody else can reach; `auto` or
-            HOST:PORT is a cluster that this machine is part of.
+        address: `local` starts a Ray on this machine that nobody else can reach; HOST:PORT is
+            that of a cluster that this machine is part of.
         output: the sweep's directory, in which run directories appear.
 
     Raises:
@@ -138,8 +141,10 @@ class RayPool:
         local = address == "local"
         if not local:
             _check_reachable(address)
+        # Ray reads some variables when it is imported
+        self._set("RAY_NUM_REDIS_GET_RETRIES", str(int(CONNECT_SECONDS)))
         if local:
-            # read when Ray is imported: all ports on loopback, as it has them but for Linux
+            # all ports on loopback, as it has them on other systems than Linux
             self._set("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # it would write one to the home directory
                 self._set("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -280,13 +285,15 @@ class RayPool:
 
 def _check_reachable(address: str) -> None:
     """Ray itself waits for two minutes and then ends the process."""
-    if address == "auto":
-        return
     host, _, port = address.rpartition(":")
-    if "//" in address or not host or not port.isdigit():
+    if "/" in address or not host or not port.isdigit():
         raise UsageError(
-            f"--ray-address {address}: write local, auto or HOST:PORT; the driver has to run on a "
-            "machine of the cluster"
+            f"--ray-address {address}: write local, or HOST:PORT as ray start printed it on the "
+            "head of the cluster that this machine is part of"
+        )
+    if host in ("localhost", "127.0.0.1", "[::1]"):  # Ray takes it for the machine's own address
+        raise UsageError(
+            f"--ray-address {address}: write HOST:PORT as ray start printed it, or local"
         )
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
@@ -444,9 +451,7 @@ def read_files(directory: Path, names: Iterable[str] | None = None) -> Files:
 def check_files(files: Files) -> None:
     """Raises `UsageError` if what came is not what a run directory may hold."""
     for name in files:
-        parts = name.split("/")
-        plain = all(part.isprintable() and part.strip(".") == part.strip() for part in parts)
-        if not plain or len(parts) > 2 or any(part in ("", ".", "..") for part in parts):
+        if not PLAIN.fullmatch(name):
             raise UsageError(f"a worker sent a file by the name {name!r}: it was refused")
     size = sum(len(content or b"") for content in files.values())
     if len(files) > MOST_FILES or size > MOST_BYTES:
