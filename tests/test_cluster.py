@@ -5,6 +5,8 @@ import importlib.util
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,7 +34,6 @@ SETTINGS = {
 
 LOOPBACK = {"0100007F", f"{0:016X}FFFF00000100007F", f"{0:024X}01000000"}
 """as the kernel writes 127.0.0.1, the same within IPv6, and ::1"""
-PLANNED = {"planning.first_updates": 6, "planning.horizon": 2}
 LONG = 25
 """episodes"""
 
@@ -54,6 +55,13 @@ def pool(folder):
         pool = RayPool("local", folder)
         yield pool
         pool.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    work(job("long", LONG), directory, lambda row: None)
+    return directory
 
 
 def until(pool: Pool, ended: int = 1, seconds: float = 60):
@@ -109,12 +117,11 @@ def test_what_is_finished_is_not_done_again(pool, folder):
     assert read_files(folder / "first") == before
 
 
-def test_a_model_of_ones_own_travels(pool, folder, tmp_path):
-    (tmp_path / "slide.py").write_text("from probes import Slide")
-    pool.submit(job("own", 0, "probes:Rail-v0", f"{tmp_path}/slide.py:Slide", **PLANNED))
-    *_, done = until(pool)
-    assert (done.kind, done.why) == ("done", None)
-    assert checkpoint.read_json(folder / "own" / "config.json")["model"] == "slide.py:Slide"
+def test_a_model_of_ones_own_travels(pool, tmp_path):
+    (tmp_path / "mine.py").write_text("raise RuntimeError('got here')")
+    pool.submit(job("own", model=f"{tmp_path}/mine.py:Mine"))
+    (failed,) = until(pool)
+    assert failed.why == "mine.py does not import: RuntimeError: got here (line 1)"
 
 
 def test_errors_come_in_one_line(pool, folder):
@@ -126,7 +133,7 @@ def test_errors_come_in_one_line(pool, folder):
     assert ends["unknown"].why.startswith("there is no setting 'sac.colour'")
 
 
-def test_a_worker_that_was_killed_costs_what_came_after_its_checkpoint(pool, folder, tmp_path):
+def test_a_worker_that_was_killed_costs_what_came_after_its_checkpoint(pool, folder, undisturbed):
     pool.submit(job("killed", LONG))
     until_saved(pool, folder / "killed")
     (worker,) = ours("ray::train")
@@ -141,24 +148,22 @@ def test_a_worker_that_was_killed_costs_what_came_after_its_checkpoint(pool, fol
     assert done.kind == "done"
     assert rows[0].row["real_episodes"] > 0
     assert checkpoint.numbered(folder / "killed" / "checkpoints")[0].name > saved
-    work(job("killed", LONG), tmp_path / "here", lambda row: None)
-    assert same_run(folder / "killed", tmp_path / "here")
+    assert same_run(folder / "killed", undisturbed)
 
 
 def test_a_training_that_is_stopped_can_be_gone_on_with(pool, folder):
-    names = ["stopped", "other", "waiting"]
-    for name in names[: pool.slots + 1]:
-        pool.submit(job(name, LONG))
+    pool.submit(job("stopped", LONG))
     until_saved(pool, folder / "stopped")
-    for name in names[: pool.slots + 1]:
-        pool.stop(name)
-    ends = until(pool, pool.slots + 1)
-    assert {event.kind for event in ends} <= {"row", "stopped"}
+    pool.stop("stopped")
+    *_, stopped = until(pool)
+    assert stopped.kind == "stopped"
     rows = len(read_metrics(folder / "stopped"))
     assert 0 < rows < LONG
-    pool.submit(job("stopped", rows))
-    *_, done = until(pool)
-    assert done.kind == "done"
+    pool.submit(job("stopped", LONG))
+    pool.stop("stopped")  # before it has begun again, or just after
+    *_, stopped = until(pool)
+    assert stopped.kind == "stopped"
+    assert len(read_metrics(folder / "stopped")) >= rows
 
 
 def test_a_ray_of_our_own_is_reached_from_this_machine_alone(pool):
@@ -248,41 +253,44 @@ while True:
 """
 
 
-def test_a_cluster_with_a_token_loses_a_machine_and_then_its_driver(pool, folder, tmp_path):
+STRANGER = "from dynasac.sweep.cluster import RayPool; RayPool('{}', None)"
+
+
+def test_a_cluster_with_a_token_loses_a_machine_and_then_its_driver(
+    pool, folder, undisturbed, tmp_path
+):
     (tmp_path / "token").write_text("a-token-of-a-cluster")
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     without = {k: v for k, v in beside_tests().items() if not k.startswith("RAY_")}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, folder],
-        env={**without, **token},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        said = (line for line in driver.stdout if re.match("[0-9]|lost|row", line))
+    with contextlib.ExitStack() as ended:
+
+        def begun(program: str, variables: dict[str, str]) -> subprocess.Popen:
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, folder],
+                env={**without, **variables},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            ended.enter_context(process)
+            ended.callback(process.kill)
+            return process
+
+        driver = begun(CLUSTER, token)
+        said = (line for line in driver.stdout if re.match(r"\d+\.|lost|row", line))
         address, slots = next(said).split()
         assert slots == "1"
+        other = begun(STRANGER.format(address), {**token, "RAY_AUTH_TOKEN": "another-token"})
         assert next(said).startswith("lost NodeDiedError")
-        program = f"from dynasac.sweep.cluster import RayPool; RayPool({address!r}, None)"
-        refused = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**without, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another-token"},
-            capture_output=True,
-            text=True,
-        )
-        assert "UsageError: cannot work on --ray-address" in refused.stderr.splitlines()[-1]
-        assert "if it wants a token, set RAY_AUTH_MODE=token" in refused.stderr
+        *_, refused = other.stdout
+        assert f"UsageError: cannot work on --ray-address {address}: ConnectionError" in refused
+        assert "if it wants a token, set RAY_AUTH_MODE=token" in refused
         assert int(next(said).split()[1]) > 0
-    finally:
-        driver.kill()
-        driver.wait()
-        driver.stdout.close()
     pool.submit(job("far", LONG))
     *rows, done = until(pool)
     assert done.kind == "done"
     assert rows[0].row["real_episodes"] > 0
-    work(job("far", LONG), tmp_path / "here", lambda row: None)
-    assert same_run(folder / "far", tmp_path / "here")
+    assert same_run(folder / "far", undisturbed)
 
 
 @pytest.mark.parametrize(
