@@ -27,6 +27,7 @@ PARTS = {
     "balance": "InvertedPendulum-v5 without physics",
     "hopper": "Hopper-v5 with a simulator that is 20% too heavy",
     "reliability": "what a run survives: kills, damaged files, a million updates",
+    "ray_faults": "trainings through Ray whose workers are killed",
 }
 
 

@@ -130,6 +130,7 @@ def test_errors_come_in_one_line(pool, folder):
     ends = {event.name: event for event in until(pool, 2) if event.kind != "row"}
     assert {event.kind for event in ends.values()} == {"failed"}
     assert "step 2" in ends["nan"].why
+    assert "in step\n" in (folder / "nan.log").read_text()
     assert ends["unknown"].why.startswith("there is no setting 'sac.colour'")
 
 

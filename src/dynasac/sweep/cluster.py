@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,7 @@ class Outcome(NamedTuple):
     kind: Literal["done", "failed", "stopped"]
     summary: dict[str, Any] | None = None
     why: str | None = None
+    traceback: str | None = None
 
 
 class Attempt(NamedTuple):
@@ -76,7 +78,7 @@ class Attempt(NamedTuple):
 
 
 class RayPool:
-    """Trains on a Ray cluster, as `Pool` says.
+    """Trains on a Ray cluster, as `Pool` says; of what failed the traceback is in OUTPUT/NAME.log.
 
     Arguments:
         address: `local` starts a Ray on this machine that nobody else can reach; HOST:PORT is
@@ -141,13 +143,13 @@ class RayPool:
         local = address == "local"
         if not local:
             _check_reachable(address)
-        # Ray reads some variables when it is imported
-        self._set("RAY_NUM_REDIS_GET_RETRIES", str(int(CONNECT_SECONDS)))
+        # some of Ray's variables are read once, when it is imported
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(int(CONNECT_SECONDS)))
         if local:
             # all ports on loopback, as it has them on other systems than Linux
-            self._set("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # it would write one to the home directory
-                self._set("RAY_AUTH_TOKEN", secrets.token_hex(32))
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
             import ray
         except ImportError:
@@ -182,12 +184,6 @@ class RayPool:
         if signal.getsignal(signal.SIGTERM) is not before:
             signal.signal(signal.SIGTERM, before)  # what it does is the driver's business
         return ray
-
-    def _set(self, name: str, value: str) -> None:
-        """Set a variable that is not, until this is closed."""
-        if name not in os.environ:
-            os.environ[name] = value
-            self._held.callback(os.environ.pop, name, None)
 
     def _on(self, node: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -280,6 +276,9 @@ class RayPool:
             return Event(attempt.name, "lost", why=_said(error))
         if outcome.kind == "stopped" and attempt.name not in self._asked:
             return Event(attempt.name, "lost", why="its worker was told to end")
+        if outcome.traceback is not None:
+            log = self._output / f"{attempt.name}.log"
+            checkpoint.write_bytes(log, outcome.traceback.encode())
         return Event(attempt.name, outcome.kind, outcome.summary, outcome.why)
 
 
@@ -370,9 +369,9 @@ def _worked(job: Job, directory: Path, watch: Callable[[Row], None]) -> Outcome:
     except recording.Interrupted:
         return Outcome("stopped")
     except UsageError as error:
-        return Outcome("failed", why=str(error))
+        return Outcome("failed", why=str(error), traceback=traceback.format_exc())
     except Exception as error:  # environment and model are the user's code
-        return Outcome("failed", why=one_line(error))
+        return Outcome("failed", why=one_line(error), traceback=traceback.format_exc())
 
 
 class Courier:
