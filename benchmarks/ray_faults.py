@@ -60,6 +60,7 @@ def run(quick: bool) -> dict:
         again = hit + [each for each in whole if each not in hit][:UNDISTURBED]
         with contextlib.closing(RayPool("local", calm)) as pool:
             driven(pool, again, calm, Killer(0, trainings))
+        summaries = [checkpoint.read_json(disturbed / each.name / "summary.json") for each in whole]
         identical = sum(same(disturbed / each.name, calm / each.name) for each in again)
     repeated = sum(count - 1 for count in told.done.values())
     found = {
@@ -74,6 +75,8 @@ def run(quick: bool) -> dict:
         "compared": len(again),
         "identical": identical,
         "seconds_of_all": round(seconds, 1),
+        "seconds_of_one": report.spread([each["wall_seconds"] for each in summaries]),
+        "compiled_in": sum(each["compile_seconds"] > 0 for each in summaries),
         "settings": SETTINGS,
     }
     print(f"  {found}")

@@ -14,8 +14,7 @@ import pytest
 from conftest import beside_tests, same_run
 
 import dynasac
-from dynasac import UsageError, checkpoint
-from dynasac.runs import read_metrics
+from dynasac import UsageError, checkpoint, runs
 from dynasac.sweep.cluster import RayPool, check_files, read_files, write_files
 from dynasac.sweep.pool import Pool
 from dynasac.sweep.work import Job, work
@@ -158,13 +157,13 @@ def test_a_training_that_is_stopped_can_be_gone_on_with(pool, folder):
     pool.stop("stopped")
     *_, stopped = until(pool)
     assert stopped.kind == "stopped"
-    rows = len(read_metrics(folder / "stopped"))
+    rows = len(runs.read_metrics(folder / "stopped"))
     assert 0 < rows < LONG
     pool.submit(job("stopped", LONG))
     pool.stop("stopped")  # before it has begun again, or just after
     *_, stopped = until(pool)
     assert stopped.kind == "stopped"
-    assert len(read_metrics(folder / "stopped")) >= rows
+    assert len(runs.read_metrics(folder / "stopped")) >= rows
 
 
 def test_a_ray_of_our_own_is_reached_from_this_machine_alone(pool):
@@ -181,6 +180,12 @@ def test_a_ray_of_our_own_is_reached_from_this_machine_alone(pool):
     ]
     assert len(listening) > 3
     assert set(listening) <= LOOPBACK
+
+
+def test_machines_with_other_versions_are_refused(pool, monkeypatch):
+    monkeypatch.setattr(runs, "versions", lambda: {"python": "3.0", "jax": "0.0.1"})
+    with pytest.raises(UsageError, match=r"has jax .* not 0\.0\.1 as here: install the same"):
+        pool._check_versions()
 
 
 def test_where_the_queue_is_lost_so_are_the_trainings(pool, folder):

@@ -198,8 +198,8 @@ class RayPool:
         return Queue(LETTERS, actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def _check_versions(self) -> None:
-        """Those that decide what comes out; Ray compares Python's and its own."""
-        ask, ours = self._ray.remote(num_cpus=0, max_retries=0)(runs.versions), runs.versions()
+        """Raises `UsageError` if a machine has others than this one."""
+        ask, ours = self._ray.remote(num_cpus=0, max_retries=0)(installed), installed()
         answers = {
             node["NodeManagerHostname"]: ask.options(
                 scheduling_strategy=self._on(node["NodeID"])
@@ -214,7 +214,7 @@ class RayPool:
                 raise UsageError(
                     f"dynasac does not run on {host}, which is part of the cluster: {_said(error)}"
                 ) from None
-            for name in ours.keys() - {"python"}:
+            for name in sorted(ours):
                 if theirs.get(name) != ours[name]:
                     raise UsageError(
                         f"{host}, which is part of the cluster, has {name} {theirs.get(name)}, not "
@@ -282,6 +282,11 @@ class RayPool:
         return Event(attempt.name, outcome.kind, outcome.summary, outcome.why)
 
 
+def installed() -> dict[str, str]:
+    """The versions that decide what comes out; Ray compares Python's and its own."""
+    return {name: version for name, version in runs.versions().items() if name != "python"}
+
+
 def _check_reachable(address: str) -> None:
     """Ray itself waits for two minutes and then ends the process."""
     host, _, port = address.rpartition(":")
@@ -305,7 +310,8 @@ def _check_reachable(address: str) -> None:
 
 def _said(error: Exception) -> str:
     """An error of Ray in one line, and what to do where it does not say that itself."""
-    said = one_line(error)
+    cause = getattr(error, "cause", None)  # what a task raised, without the traceback
+    said = one_line(cause if isinstance(cause, Exception) else error)
     if isinstance(error, ConnectionError) and "connect to Ray cluster" in said:
         said += (
             "; if it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, or "
