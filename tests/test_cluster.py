@@ -33,7 +33,7 @@ SETTINGS = {
 
 LOOPBACK = {"0100007F", f"{0:016X}FFFF00000100007F", f"{0:024X}01000000"}
 """as the kernel writes 127.0.0.1, the same within IPv6, and ::1"""
-LONG = 25
+LONG, ENDLESS = 40, 2000
 """episodes"""
 
 
@@ -152,14 +152,14 @@ def test_a_worker_that_was_killed_costs_what_came_after_its_checkpoint(pool, fol
 
 
 def test_a_training_that_is_stopped_can_be_gone_on_with(pool, folder):
-    pool.submit(job("stopped", LONG))
+    pool.submit(job("stopped", ENDLESS))
     until_saved(pool, folder / "stopped")
     pool.stop("stopped")
     *_, stopped = until(pool)
     assert stopped.kind == "stopped"
     rows = len(runs.read_metrics(folder / "stopped"))
-    assert 0 < rows < LONG
-    pool.submit(job("stopped", LONG))
+    assert 0 < rows < ENDLESS
+    pool.submit(job("stopped", ENDLESS))
     pool.stop("stopped")  # before it has begun again, or just after
     *_, stopped = until(pool)
     assert stopped.kind == "stopped"
@@ -189,7 +189,7 @@ def test_machines_with_other_versions_are_refused(pool, monkeypatch):
 
 
 def test_where_the_queue_is_lost_so_are_the_trainings(pool, folder):
-    pool.submit(job("queued", LONG))
+    pool.submit(job("queued", ENDLESS))
     until_saved(pool, folder / "queued")
     (holder,) = ours("ray::_QueueActor")
     os.kill(holder, signal.SIGKILL)

@@ -36,7 +36,7 @@ None where there is no such file any more"""
 CHECKPOINTS, SUMMARY = "checkpoints/", "summary.json"
 PLAIN = re.compile(r"(?:[\w-]+/)?\w[\w.-]*")
 """names that files may have"""
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.25
 """between two looks of a worker for a new checkpoint"""
 WAIT_SECONDS = 0.1
 """between two looks of the driver for what came"""
@@ -112,7 +112,8 @@ class RayPool:
         """See `Pool`."""
         shipped, model = _with_model(job)
         number, files = next(self._numbers), read_files(self._output / job.name)
-        task = self._task.remote(shipped, model, files, self._queue, number)
+        paths = processes.module_paths()
+        task = self._task.remote(shipped, model, files, paths, self._queue, number)
         self._attempts[job.name] = Attempt(number, job.name, task)
         self._asked.discard(job.name)
 
@@ -158,10 +159,11 @@ class RayPool:
             ) from None
         if ray.is_initialized():
             raise UsageError("this process is connected to Ray already: call ray.shutdown() first")
-        variables = self._held.enter_context(_variables())
+        variables = dict(self._held.enter_context(processes.environment()))
+        del variables["PYTHONPATH"]  # other machines have other places: see `train`
+        folder = self._held.enter_context(tempfile.TemporaryDirectory(prefix="dynasac-"))
         options = {}
         if local:
-            folder = self._held.enter_context(tempfile.TemporaryDirectory(prefix="dynasac-"))
             variables["TMPDIR"] = folder  # what workers leave behind that were killed
             options = {
                 "num_cpus": processes.processors(),
@@ -169,12 +171,15 @@ class RayPool:
                 "object_store_memory": STORE_BYTES,
                 "_temp_dir": folder,
             }
+        # without it workers look for modules in our current directory before all other places
+        empty = Path(folder) / "empty"
+        empty.mkdir()
         before = signal.getsignal(signal.SIGTERM)
         self._held.callback(ray.shutdown)
         try:
             ray.init(
                 address,
-                runtime_env={"env_vars": variables},
+                runtime_env={"env_vars": variables, "working_dir": str(empty)},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 **options,
@@ -200,14 +205,12 @@ class RayPool:
     def _check_versions(self) -> None:
         """Raises `UsageError` if a machine has others than this one."""
         ask, ours = self._ray.remote(num_cpus=0, max_retries=0)(installed), installed()
-        answers = {
-            node["NodeManagerHostname"]: ask.options(
-                scheduling_strategy=self._on(node["NodeID"])
-            ).remote()
-            for node in self._ray.nodes()
-            if node["Alive"]
-        }
-        for host, answer in answers.items():
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        answers = [
+            ask.options(scheduling_strategy=self._on(node["NodeID"])).remote() for node in nodes
+        ]
+        for node, answer in zip(nodes, answers, strict=True):
+            host = node["NodeManagerHostname"]
             try:
                 theirs = self._ray.get(answer, timeout=ANSWER_SECONDS)
             except self._ray.exceptions.RayError as error:
@@ -270,10 +273,10 @@ class RayPool:
             outcome: Outcome = self._ray.get(attempt.task)
         except exceptions.TaskCancelledError:
             outcome = Outcome("stopped")
-        except (exceptions.RayTaskError, exceptions.RuntimeEnvSetupError) as error:
-            outcome = Outcome("failed", why=_said(error))
         except exceptions.RayError as error:
-            return Event(attempt.name, "lost", why=_said(error))
+            cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
+            own = not isinstance(cause, exceptions.RayError)
+            return Event(attempt.name, "failed" if own else "lost", why=_said(error))
         if outcome.kind == "stopped" and attempt.name not in self._asked:
             return Event(attempt.name, "lost", why="its worker was told to end")
         if outcome.traceback is not None:
@@ -322,20 +325,6 @@ def _said(error: Exception) -> str:
     return said
 
 
-@contextlib.contextmanager
-def _variables() -> Iterator[dict[str, str]]:
-    """What `processes.environment` has for workers, which may be on other machines: of the places
-    in which modules are found, those that are not of this installation."""
-    installed = [Path(prefix) / "lib" for prefix in (sys.prefix, sys.base_prefix)]
-    paths = [
-        path
-        for path in processes.module_paths()
-        if not any(Path(path).is_relative_to(place) for place in installed)
-    ]
-    with processes.environment() as variables:
-        yield {**variables, "PYTHONPATH": os.pathsep.join([*paths, "${PYTHONPATH}"])}
-
-
 def _with_model(job: Job) -> tuple[Job, bytes | None]:
     """The job as it is where the file of its model lies in the current directory; and that file."""
     path, _, class_name = job.model.rpartition(":")
@@ -345,15 +334,19 @@ def _with_model(job: Job) -> tuple[Job, bytes | None]:
     return here, Path(path).read_bytes()
 
 
-def train(job: Job, model: bytes | None, files: Files, queue: Any, attempt: int) -> Outcome:
+def train(
+    job: Job, model: bytes | None, files: Files, paths: list[str], queue: Any, attempt: int
+) -> Outcome:
     """The task: do a job in a directory that is gone afterwards.
 
     Arguments:
         model: the file of the job's model, if it has one.
         files: of the run directory, if it is there already.
+        paths: where the driver finds modules, which may be here too; what is installed goes first.
         queue: of letters.
         attempt: what they are to be signed with.
     """
+    sys.path += [path for path in paths if path not in sys.path]
     with tempfile.TemporaryDirectory(prefix="dynasac-") as folder, contextlib.chdir(folder):
         if model is not None:
             Path(job.model.rpartition(":")[0]).write_bytes(model)
