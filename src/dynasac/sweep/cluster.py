@@ -142,11 +142,11 @@ class RayPool:
     def _connected(self, address: str) -> ModuleType:
         """Ray, connected."""
         local = address == "local"
+        # Ray reads some of these variables once, when it is imported
         if not local:
             _check_reachable(address)
-        # some of Ray's variables are read once, when it is imported
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(int(CONNECT_SECONDS)))
-        if local:
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(int(CONNECT_SECONDS)))
+        else:
             # all ports on loopback, as it has them on other systems than Linux
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # it would write one to the home directory
