@@ -29,6 +29,7 @@ PARTS = {
     "sweep": "sweeps: what handing out trainings costs, and two workers against one",
     "rigs": "real episodes from several slow environments at once",
     "reliability": "what a run survives: kills, damaged files, a million updates",
+    "ray_faults": "trainings through Ray whose workers are killed",
 }
 
 

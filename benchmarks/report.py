@@ -27,6 +27,7 @@ PACKAGES = (
     "stable-baselines3",
     "sbx-rl",
     "torch",
+    "ray",
 )
 
 

@@ -1,0 +1,476 @@
+"""Trainings as tasks of a Ray cluster, whose machines need not share a file system.
+
+A training is done in a directory of its own where its worker runs. What changes in there travels
+to the driver through a queue that lives on the driver's machine, after each checkpoint and in the
+end; what the driver has of a run travels to whoever goes on with it.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+from .. import checkpoint, processes, recording, runs
+from ..errors import UsageError, one_line
+from .pool import Event
+from .work import Job, Row, work
+
+Files = dict[str, bytes | None]
+"""by their names in a run directory, as `checkpoints/state-00000001.safetensors`: what they hold;
+None where there is no such file any more"""
+
+CHECKPOINTS, SUMMARY = "checkpoints/", "summary.json"
+PLAIN = re.compile(r"(?:[\w-]+/)?\w[\w.-]*")
+"""names that files may have"""
+LOOK_SECONDS = 0.25
+"""between two looks of a worker for a new checkpoint"""
+WAIT_SECONDS = 0.1
+"""between two looks of the driver for what came"""
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
+"""that a cluster may take to be reached, and a machine of it to say what is installed there"""
+MOST_FILES, MOST_BYTES = 1000, 4_000_000_000
+"""that may come at a time from one training"""
+STORE_BYTES = 200_000_000
+"""of shared memory that a Ray of our own takes; what is larger it keeps on disk"""
+LETTERS = 100
+"""that wait for the driver at most; who writes more waits too"""
+
+
+class Letter(NamedTuple):
+    """What a worker has to say while it trains."""
+
+    attempt: int
+    row: Row | None
+    files: Files
+
+
+class Outcome(NamedTuple):
+    """How a task ended, by the words of `Event`."""
+
+    kind: Literal["done", "failed", "stopped"]
+    summary: dict[str, Any] | None = None
+    why: str | None = None
+    traceback: str | None = None
+
+
+class Attempt(NamedTuple):
+    """A task that the driver waits for."""
+
+    number: int
+    name: str
+    """of the job"""
+    task: Any
+    """Ray's reference to what it will return"""
+
+
+class RayPool:
+    """Trains on a Ray cluster, as `Pool` says; of what failed the traceback is in OUTPUT/NAME.log.
+
+    Arguments:
+        address: `local` starts a Ray on this machine that nobody else can reach; HOST:PORT is
+            that of a cluster that this machine is part of.
+        output: the sweep's directory, in which run directories appear.
+
+    Raises:
+        UsageError: Ray is not installed, the cluster cannot be reached or refuses us, or its
+            machines have other versions.
+    """
+
+    def __init__(self, address: str, output: Path):
+        self._output = output
+        self._attempts: dict[str, Attempt] = {}
+        """by the names of their jobs"""
+        self._asked: set[str] = set()
+        """to stop"""
+        self._numbers = itertools.count()
+        self._held = contextlib.ExitStack()
+        try:
+            self._ray = self._connected(address)
+            self._task = self._ray.remote(num_cpus=1, max_retries=0)(train)
+            self._queue = self._new_queue()
+            self._check_versions()
+        except BaseException:
+            self.close()
+            raise
+        self.slots = self._processors()
+
+    def submit(self, job: Job) -> None:
+        """See `Pool`."""
+        shipped, model = _with_model(job)
+        number, files = next(self._numbers), read_files(self._output / job.name)
+        paths = processes.module_paths()
+        task = self._task.remote(shipped, model, files, paths, self._queue, number)
+        self._attempts[job.name] = Attempt(number, job.name, task)
+        self._asked.discard(job.name)
+
+    def stop(self, name: str) -> None:
+        """See `Pool`."""
+        if name in self._attempts and name not in self._asked:
+            self._asked.add(name)
+            self._ray.cancel(self._attempts[name].task)
+
+    def events(self, seconds: float) -> list[Event]:
+        """See `Pool`.
+
+        Raises:
+            UsageError: what came cannot be written.
+        """
+        deadline = time.monotonic() + seconds
+        while not (found := self._look()) and time.monotonic() < deadline:
+            time.sleep(WAIT_SECONDS)
+        self.slots = self._processors()
+        return found
+
+    def close(self) -> None:
+        """See `Pool`."""
+        self._held.close()
+
+    def _connected(self, address: str) -> ModuleType:
+        """Ray, connected."""
+        local = address == "local"
+        # Ray reads some of these variables once, when it is imported
+        if not local:
+            _check_reachable(address)
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(int(CONNECT_SECONDS)))
+        else:
+            # all ports on loopback, as it has them on other systems than Linux
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # it would write one to the home directory
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        try:
+            import ray
+        except ImportError:
+            raise UsageError(
+                "--ray-address needs Ray: install it with pip install 'dynasac[scale]'"
+            ) from None
+        if ray.is_initialized():
+            raise UsageError("this process is connected to Ray already: call ray.shutdown() first")
+        variables = dict(self._held.enter_context(processes.environment()))
+        del variables["PYTHONPATH"]  # other machines have other places: see `train`
+        folder = self._held.enter_context(tempfile.TemporaryDirectory(prefix="dynasac-"))
+        options = {}
+        if local:
+            variables["TMPDIR"] = folder  # what workers leave behind that were killed
+            options = {
+                "num_cpus": processes.processors(),
+                "include_dashboard": False,
+                "object_store_memory": STORE_BYTES,
+                "_temp_dir": folder,
+            }
+        # without it workers look for modules in our current directory before all other places
+        empty = Path(folder) / "empty"
+        empty.mkdir()
+        before = signal.getsignal(signal.SIGTERM)
+        self._held.callback(ray.shutdown)
+        try:
+            ray.init(
+                address,
+                runtime_env={"env_vars": variables, "working_dir": str(empty)},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
+            )
+        except Exception as error:
+            raise UsageError(f"cannot work on --ray-address {address}: {_said(error)}") from None
+        if signal.getsignal(signal.SIGTERM) is not before:
+            signal.signal(signal.SIGTERM, before)  # what it does is the driver's business
+        return ray
+
+    def _on(self, node: str) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node, soft=False)
+
+    def _new_queue(self) -> Any:
+        """On this machine: what has come is here, whichever other machine is lost."""
+        from ray.util.queue import Queue
+
+        here = self._on(self._ray.get_runtime_context().get_node_id())
+        return Queue(LETTERS, actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+    def _check_versions(self) -> None:
+        """Raises `UsageError` if a machine has others than this one."""
+        ask, ours = self._ray.remote(num_cpus=0, max_retries=0)(installed), installed()
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        answers = [
+            ask.options(scheduling_strategy=self._on(node["NodeID"])).remote() for node in nodes
+        ]
+        for node, answer in zip(nodes, answers, strict=True):
+            host = node["NodeManagerHostname"]
+            try:
+                theirs = self._ray.get(answer, timeout=ANSWER_SECONDS)
+            except self._ray.exceptions.RayError as error:
+                raise UsageError(
+                    f"dynasac does not run on {host}, which is part of the cluster: {_said(error)}"
+                ) from None
+            for name in sorted(ours):
+                if theirs.get(name) != ours[name]:
+                    raise UsageError(
+                        f"{host}, which is part of the cluster, has {name} {theirs.get(name)}, not "
+                        f"{ours[name]} as here: install the same versions on all machines"
+                    )
+
+    def _processors(self) -> int:
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
+    def _look(self) -> list[Event]:
+        """What has happened."""
+        tasks = {attempt.task: attempt for attempt in self._attempts.values()}
+        # first who is through, then the letters, so that all of theirs are among them
+        ready = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=0)[0] if tasks else []
+        try:
+            letters = self._queue.get_nowait_batch(self._queue.qsize())
+        except self._ray.exceptions.RayActorError:
+            return self._without_queue()
+        found = [event for letter in letters for event in self._read(letter)]
+        for task in ready:
+            if tasks[task].name in self._attempts:  # was not refused meanwhile
+                del self._attempts[tasks[task].name]
+                found.append(self._ended(tasks[task]))
+        return found
+
+    def _without_queue(self) -> list[Event]:
+        """The process that held it is gone, and what was in it."""
+        lost, self._attempts = list(self._attempts.values()), {}
+        for attempt in lost:
+            self._ray.cancel(attempt.task, force=True)
+        self._queue = self._new_queue()
+        why = "the process that held what had come from the workers is gone"
+        return [Event(attempt.name, "lost", why=why) for attempt in lost]
+
+    def _read(self, letter: Letter) -> Iterator[Event]:
+        attempt = next((a for a in self._attempts.values() if a.number == letter.attempt), None)
+        if attempt is None:  # of one that was given up
+            return
+        try:
+            check_files(letter.files)
+        except UsageError as error:
+            del self._attempts[attempt.name]
+            self._ray.cancel(attempt.task, force=True)
+            yield Event(attempt.name, "failed", why=str(error))
+            return
+        write_files(self._output / attempt.name, letter.files)
+        if letter.row is not None:
+            yield Event(attempt.name, "row", letter.row)
+
+    def _ended(self, attempt: Attempt) -> Event:
+        exceptions = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(attempt.task)
+        except exceptions.TaskCancelledError:
+            outcome = Outcome("stopped")
+        except exceptions.RayError as error:
+            cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
+            own = not isinstance(cause, exceptions.RayError)
+            return Event(attempt.name, "failed" if own else "lost", why=_said(error))
+        if outcome.kind == "stopped" and attempt.name not in self._asked:
+            return Event(attempt.name, "lost", why="its worker was told to end")
+        if outcome.traceback is not None:
+            log = self._output / f"{attempt.name}.log"
+            checkpoint.write_bytes(log, outcome.traceback.encode())
+        return Event(attempt.name, outcome.kind, outcome.summary, outcome.why)
+
+
+def installed() -> dict[str, str]:
+    """The versions that decide what comes out; Ray compares Python's and its own."""
+    return {name: version for name, version in runs.versions().items() if name != "python"}
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for two minutes and then ends the process."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        raise UsageError(
+            f"--ray-address {address}: write local, or HOST:PORT as ray start printed it on the "
+            "head of the cluster that this machine is part of"
+        )
+    if host in ("localhost", "127.0.0.1", "[::1]"):  # Ray takes it for the machine's own address
+        raise UsageError(
+            f"--ray-address {address}: write HOST:PORT as ray start printed it, or local"
+        )
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address} ({error}): start one with ray start --head, or "
+            "train on this machine alone with --ray-address local"
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    """An error of Ray in one line, and what to do where it does not say that itself."""
+    cause = getattr(error, "cause", None)  # what a task raised, without the traceback
+    said = one_line(cause if isinstance(cause, Exception) else error)
+    if isinstance(error, ConnectionError) and "connect to Ray cluster" in said:
+        said += (
+            "; if it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, or "
+            "RAY_AUTH_TOKEN, as on its machines"
+        )
+    if "Version mismatch" in said:
+        said = " ".join(str(error).split()) + " Install the same versions"
+    return said
+
+
+def _with_model(job: Job) -> tuple[Job, bytes | None]:
+    """The job as it is where the file of its model lies in the current directory; and that file."""
+    path, _, class_name = job.model.rpartition(":")
+    if not path.endswith(".py") or not Path(path).is_file():
+        return job, None
+    here = dataclasses.replace(job, model=f"{Path(path).name}:{class_name}")
+    return here, Path(path).read_bytes()
+
+
+def train(
+    job: Job, model: bytes | None, files: Files, paths: list[str], queue: Any, attempt: int
+) -> Outcome:
+    """The task: do a job in a directory that is gone afterwards.
+
+    Arguments:
+        model: the file of the job's model, if it has one.
+        files: of the run directory, if it is there already.
+        paths: where the driver finds modules, which may be here too; what is installed goes first.
+        queue: of letters.
+        attempt: what they are to be signed with.
+    """
+    sys.path += [path for path in paths if path not in sys.path]
+    with tempfile.TemporaryDirectory(prefix="dynasac-") as folder, contextlib.chdir(folder):
+        if model is not None:
+            Path(job.model.rpartition(":")[0]).write_bytes(model)
+        directory = Path(folder) / "run"
+        write_files(directory, files)
+        courier = Courier(directory, queue, attempt)
+        try:
+            with courier:
+                outcome = _worked(job, directory, courier.row)
+        except KeyboardInterrupt:  # asked to stop before there was anything to stop, or after
+            outcome = Outcome("stopped")
+        courier.send()
+        return outcome
+
+
+def _worked(job: Job, directory: Path, watch: Callable[[Row], None]) -> Outcome:
+    try:
+        return Outcome("done", work(job, directory, watch))
+    except recording.Interrupted:
+        return Outcome("stopped")
+    except UsageError as error:
+        return Outcome("failed", why=str(error), traceback=traceback.format_exc())
+    except Exception as error:  # environment and model are the user's code
+        return Outcome("failed", why=one_line(error), traceback=traceback.format_exc())
+
+
+class Courier:
+    """Sends what changes in a run directory, beside the training that changes it.
+
+    A letter holds the directory as a process that was killed could have left it.
+    """
+
+    def __init__(self, directory: Path, queue: Any, attempt: int):
+        self._directory, self._queue, self._attempt = directory, queue, attempt
+        self._sent = _stamps(directory)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def row(self, row: Row) -> None:
+        self._queue.put(Letter(self._attempt, row, {}))
+
+    def send(self) -> None:
+        """All that has changed."""
+        now = _stamps(self._directory)
+        changed = [name for name in now if now[name] != self._sent.get(name)]
+        found = read_files(self._directory, changed)
+        if _newest(changed) in (None, _newest(found)):
+            gone: Files = dict.fromkeys(self._sent.keys() - now.keys())
+            self._queue.put(Letter(self._attempt, None, found | gone))
+            self._sent = now
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            # without a checkpoint there is nothing to go on from
+            if _newest(_stamps(self._directory)) != _newest(self._sent):
+                self.send()
+
+
+def _newest(names: Iterable[str]) -> str | None:
+    """Of the checkpoints."""
+    return max((name for name in names if name.startswith(CHECKPOINTS)), default=None)
+
+
+def _late(name: str) -> int:
+    """Files are written in this order and read in the opposite one, so that a summary comes with
+    the last checkpoint, and a checkpoint with all that training wrote before it."""
+    return 2 if name == SUMMARY else name.startswith(CHECKPOINTS)
+
+
+def _stamps(directory: Path) -> dict[str, tuple[int, int]]:
+    """Of each file that is whole: when it was written, and its size."""
+    found = {}
+    for folder, _, names in os.walk(directory):  # the directory itself before those in it
+        for name in names:
+            path = Path(folder) / name
+            with contextlib.suppress(FileNotFoundError):
+                if not name.startswith(".") and not path.is_symlink():
+                    status = path.stat()
+                    named = path.relative_to(directory).as_posix()
+                    found[named] = status.st_mtime_ns, status.st_size
+    return found
+
+
+def read_files(directory: Path, names: Iterable[str] | None = None) -> Files:
+    """The files of a run directory, or those of these names that are still there."""
+    found: Files = {}
+    for name in sorted(_stamps(directory) if names is None else names, key=_late, reverse=True):
+        with contextlib.suppress(FileNotFoundError), checkpoint.regular(directory / name) as file:
+            found[name] = file.read()
+    return found
+
+
+def check_files(files: Files) -> None:
+    """Raises `UsageError` if what came is not what a run directory may hold."""
+    for name in files:
+        if not PLAIN.fullmatch(name):
+            raise UsageError(f"a worker sent a file by the name {name!r}: it was refused")
+    size = sum(len(content or b"") for content in files.values())
+    if len(files) > MOST_FILES or size > MOST_BYTES:
+        raise UsageError(f"a worker sent {len(files):,} files of {size:,} bytes: they were refused")
+
+
+def write_files(directory: Path, files: Files) -> None:
+    """Write each as a whole, and the last checkpoint before those that it replaces are gone.
+
+    Raises:
+        UsageError: they cannot be written.
+    """
+    try:
+        for name in sorted(files, key=_late):
+            content = files[name]
+            if content is not None:
+                checkpoint.write_bytes(directory / name, content)
+        for name, content in files.items():
+            if content is None:
+                (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {directory}: {error.strerror}: make room and go on with the sweep"
+        ) from None
