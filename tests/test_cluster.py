@@ -233,6 +233,14 @@ def test_what_came_from_a_worker_follows_no_link(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_checkpoint_comes_after_what_it_builds_on_and_a_summary_last(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(checkpoint, "write_bytes", lambda path, _: written.append(path.name))
+    names = ["summary.json", "checkpoints/state-00000001.safetensors", "metrics.csv", "policy/a"]
+    write_files(tmp_path, dict.fromkeys(names, b""))
+    assert written[2:] == ["state-00000001.safetensors", "summary.json"]
+
+
 CLUSTER = """
 import sys
 from pathlib import Path

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -177,13 +178,16 @@ class RayPool:
         before = signal.getsignal(signal.SIGTERM)
         self._held.callback(ray.shutdown)
         try:
-            ray.init(
-                address,
-                runtime_env={"env_vars": variables, "working_dir": str(empty)},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **options,
-            )
+            with warnings.catch_warnings():
+                # what Ray forks becomes another program at once, without a use of JAX
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                ray.init(
+                    address,
+                    runtime_env={"env_vars": variables, "working_dir": str(empty)},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **options,
+                )
         except Exception as error:
             raise UsageError(f"cannot work on --ray-address {address}: {_said(error)}") from None
         if signal.getsignal(signal.SIGTERM) is not before:
