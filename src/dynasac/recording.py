@@ -1,5 +1,6 @@
 """A training that leaves a run directory: evaluation, metrics, checkpoints and the summary."""
 
+import contextlib
 import dataclasses
 import logging
 import signal
@@ -33,6 +34,12 @@ class Interrupted(Exception):
     """Training was stopped by a signal at a point where it can be gone on from."""
 
 
+class Stop:
+    """Whether somebody wants training to stop, at its next safe point."""
+
+    asked = False
+
+
 class Recorder:
     """An observer that evaluates and writes after each real episode, and stops when asked to.
 
@@ -48,13 +55,14 @@ class Recorder:
         episodes: int,
         evaluate_every: int = 0,
         watch: Callable[[dict[str, Any]], None] | None = None,
+        stop: Stop | None = None,
     ):
         self._agent, self._run, self._episodes = agent, run, episodes
         self._every, self._watch = evaluate_every, watch
         self._evaluated_at = run.evaluated_at
         self._saved = agent.state.counts
         self._saved_at = time.monotonic()
-        self.stop = False
+        self._stop = stop or Stop()
         self.last: Evaluation | None = None
 
     def progress(self, state: TrainingState, phase: Phase) -> None:
@@ -65,7 +73,7 @@ class Recorder:
             due = time.monotonic() - self._saved_at > SAVE_SECONDS
             if learned or (due and state.counts != self._saved):
                 self._save_checkpoint()
-        if self.stop:
+        if self._stop.asked:
             self.save()
             raise Interrupted
 
@@ -144,6 +152,7 @@ def record_training(
     total_timesteps: int | None = None,
     evaluate_every: int = 0,
     watch: Callable[[dict[str, Any]], None] | None = None,
+    stop: Stop | None = None,
 ) -> Evaluation | None:
     """Train as the agent's settings say, or for at least `total_timesteps`; leave `run` complete.
 
@@ -151,16 +160,17 @@ def record_training(
         episodes: of each evaluation; 0 for none, so that the environment is not used for that.
         evaluate_every: real steps that lie between two evaluations at least, but for the last.
         watch: called with each row of metrics.csv.
+        stop: what an early end is asked for by; None: Ctrl-C and SIGTERM.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; what was learned so far is in `run`.
+        Interrupted: by those; what was learned so far is in `run`.
         UsageError: the environment or the model returned what is no number; `run` is as it was
             after the last complete episode, or gone if there was none.
     """
     clock = CompileClock()
-    recorder = Recorder(agent, run, episodes, evaluate_every, watch)
     real_episodes = agent.config.real_episodes if total_timesteps is None else None
-    with _stopping(recorder):
+    with contextlib.nullcontext(stop) if stop else stopping() as asked:
+        recorder = Recorder(agent, run, episodes, evaluate_every, watch, asked)
         try:
             agent.learn(
                 total_timesteps,
@@ -366,13 +376,13 @@ def is_finished(agent: DynaSAC, directory: Path) -> bool:
 
 
 @contextmanager
-def _stopping(recorder: Recorder) -> Iterator[None]:
-    """Stop at the next safe point on the first Ctrl-C or SIGTERM; at once on the second."""
-    earlier = {}
+def stopping() -> Iterator[Stop]:
+    """Asks for a stop on the first Ctrl-C or SIGTERM; the second ends everything at once."""
+    stop, earlier = Stop(), {}
 
     def ask(number, frame):
         del frame
-        recorder.stop = True
+        stop.asked = True
         LOG.warning("stopping at the next safe point; once more stops at once")
         before = earlier[number]  # in the background shells have it ignored
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -384,7 +394,7 @@ def _stopping(recorder: Recorder) -> Iterator[None]:
     except ValueError:  # not the main thread: signals are somebody else's business
         pass
     try:
-        yield
+        yield stop
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
