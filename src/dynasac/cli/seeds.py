@@ -122,7 +122,7 @@ def _resumed(
     for directory in directories:
         try:
             seed = int(directory.name.removeprefix("seed-"))
-            agent, run, said = dataclasses.replace(asked, seed=seed).resumed(directory)
+            agent, run, said = dataclasses.replace(asked, seed=seed, output=directory).resumed()
         except UsageError as error:
             errors[directory] = error
             continue
