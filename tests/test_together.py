@@ -17,14 +17,29 @@ import numpy as np
 import probes
 import pytest
 from conftest import SMALL, same_run
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from rich.console import Console
 from test_cli import SLIDE, TINY, finish, start
 
-from dynasac import DynaSAC, UsageError, cli, learn_together, memory, presets, progress, runs
+from dynasac import (
+    DynaSAC,
+    Pendulum,
+    UsageError,
+    cli,
+    learn_together,
+    memory,
+    presets,
+    progress,
+    runs,
+    together,
+)
+from dynasac.cli.parse import parse
 
 SEEDS = 3
-LIVED = dataclasses.replace(presets.with_real_episodes(SMALL, 2), adapt="identify")
-"""with real episodes, and a model that is fitted to them"""
+TRAIN = ["train", "Pendulum-v1", *TINY, "--real-episodes=1", "--adapt=identify"]
+RESUME = ["train", "--resume", "--output=runs/Pendulum-v1"]
+LIVED: presets.Config = parse(TRAIN).settings
+"""with a real episode, and a model that is fitted to it; compiled for all tests only once"""
 
 both_ways = pytest.mark.parametrize("one_call", [False, True])
 
@@ -40,8 +55,14 @@ def _not_for_ever():
         yield
 
 
-def several(config=LIVED, env_id: str = "Rail-v0") -> list[DynaSAC]:
-    return [DynaSAC(env_id, probes.Slide(), config, seed) for seed in range(SEEDS)]
+def several() -> list[DynaSAC]:
+    heavy = eqx.tree_at(lambda pendulum: pendulum.m, Pendulum(), 1.4)
+    return [DynaSAC("Pendulum-v1", heavy, LIVED, seed) for seed in range(SEEDS)]
+
+
+def on_rails(config=SMALL, episodes: int = 1) -> list[DynaSAC]:
+    config = presets.with_real_episodes(config, episodes)
+    return [DynaSAC("Rail-v0", "none", config, seed) for seed in range(SEEDS)]
 
 
 def numbers(agent: DynaSAC) -> list[np.ndarray]:
@@ -60,7 +81,8 @@ def test_each_is_to_the_byte_what_it_would_be_alone(alone):
     together = learn_together(several())
     for ours, theirs in zip(together, alone, strict=True):
         assert [a.tobytes() for a in numbers(ours)] == [a.tobytes() for a in theirs]
-        assert ours.state.counts.real_episodes == 2
+        assert ours.state.counts.real_episodes == 1
+        assert ours.state.adaptation.rung == "identified"
 
 
 def test_in_one_call_each_is_what_it_would_be_alone_up_to_rounding(alone):
@@ -72,8 +94,7 @@ def test_in_one_call_each_is_what_it_would_be_alone_up_to_rounding(alone):
 def test_what_all_of_them_use_is_compiled_once(compilations):
     def compiled(width: int, count: int) -> int:
         learner = dataclasses.replace(SMALL.sac, hidden=(width,))
-        config = dataclasses.replace(presets.with_real_episodes(SMALL, 1), sac=learner)
-        agents = [DynaSAC("Rail-v0", "none", config, seed) for seed in range(count)]
+        agents = on_rails(dataclasses.replace(SMALL, sac=learner))[:count]
         before = compilations.count
         learn_together(agents)
         return compilations.count - before
@@ -84,13 +105,14 @@ def test_what_all_of_them_use_is_compiled_once(compilations):
 
 @both_ways
 def test_one_that_fails_or_ends_early_does_not_disturb_the_others(one_call, alone):
-    ours, theirs = several()[1], alone[1]
-    broken = DynaSAC("BrokenObservation-v0", probes.Slide(), LIVED, seed=7)
-    short = DynaSAC("Rail-v0", probes.Slide(), presets.with_real_episodes(LIVED, 0), seed=8)
-    with pytest.raises(UsageError, match=r"^1 of 3 .* seed 7: the environment returned a non-fin"):
+    broken, ours, short = several()
+    broken.env.unwrapped.step = lambda action: (np.full(3, np.nan), 0.0, False, False, {})
+    short.config = presets.with_real_episodes(LIVED, 0)
+    with pytest.raises(UsageError, match=r"^1 of 3 .* seed 0: the environment returned a non-fin"):
         learn_together([broken, ours, short], one_call=one_call)
+    assert short.state.counts.real_episodes == 0
     assert short.state.counts.planned == 1
-    for a, b in zip(numbers(ours), theirs, strict=True):
+    for a, b in zip(numbers(ours), alone[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -99,30 +121,30 @@ def test_one_that_diverges_does_not_disturb_the_others(alone):
     actor = jax.tree.map(lambda leaf: leaf * jnp.nan, agents[0].state.sac.actor)
     learner = dataclasses.replace(agents[0].state.sac, actor=actor)
     agents[0].state = agents[0].state._replace(sac=learner)
-    with pytest.raises(UsageError, match=r"^1 of 3 .* seed 0: .* after 6 gradient updates"):
+    with pytest.raises(UsageError, match=r"^1 of 3 .* seed 0: .* after 3 gradient updates"):
         learn_together(agents)
     assert numbers(agents[1])[0].tobytes() == alone[1][0].tobytes()
 
 
 def test_an_error_that_nobody_expected_is_raised():
-    agents = several()
+    agents = on_rails()
     agents[1].env.unwrapped.step = lambda action: 1 / 0
     agents[2].learn = lambda *_, **__: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        learn_together(agents, real_episodes=1)
+        learn_together(agents)
     assert agents[0].state.counts.real_episodes == 1
 
 
 def test_what_two_of_them_cannot_share_is_refused():
     env = gym.make("Rail-v0")
-    two = [DynaSAC(env, probes.Slide(), SMALL, seed) for seed in range(2)]
+    two = [DynaSAC(env, "none", SMALL, seed) for seed in range(2)]
     with pytest.raises(UsageError, match="two agents share one environment: make one for each"):
         learn_together(two)
     assert learn_together([]) == []
 
 
 def test_memory_is_for_all_of_them():
-    each = DynaSAC("Rail-v0", probes.Slide(), SMALL).memory
+    each = on_rails()[0].memory
     memory.check_together([each] * 3, 3 * each.total)
     with pytest.raises(UsageError, match=r"^4 learners side by side would .* GB: 3 fit$"):
         memory.check_together([each] * 4, 4 * each.total - 1)
@@ -141,35 +163,31 @@ def test_progress_is_told_for_all_of_them(monkeypatch):
     assert "4 of 8 learners are through" in said.getvalue()
 
 
-TRAIN = ["train", "Rail-v0", SLIDE, *TINY, "--adapt=none", "--real-episodes=1"]
-RESUME = ["train", "--resume", "--output=runs/Rail-v0", SLIDE]
-
-
 def test_seeds_leave_ordinary_runs_and_a_table(capsys):
     assert cli.run([*TRAIN, "--seeds=2", "--seed=4"]) == 0
     told = capsys.readouterr().out
-    summary = json.loads(Path("runs/Rail-v0/seed-5/summary.json").read_text())
+    summary = json.loads(Path("runs/Pendulum-v1/seed-5/summary.json").read_text())
     assert re.search(rf"\n 5 +{summary['evaluation']['mean_return']:.1f} ", told)
     assert re.search(r"\n mean +-\d.*\n worst +-\d", told)
-    assert "everything is in runs/Rail-v0/\n" in told
-    assert "dynasac report runs/Rail-v0/seed-* --output runs/Rail-v0/report.html" in told
+    assert "everything is in runs/Pendulum-v1/\n" in told
+    assert "dynasac report runs/Pendulum-v1/seed-* --output runs/Pendulum-v1/report.html" in told
     assert cli.run([*TRAIN, "--seed=5", "--output=alone"]) == 0
-    assert same_run(Path("runs/Rail-v0/seed-5"), Path("alone"))
-    assert cli.run(["evaluate", "runs/Rail-v0/seed-4", "--episodes=2"]) == 0
+    assert same_run(Path("runs/Pendulum-v1/seed-5"), Path("alone"))
+    assert cli.run(["evaluate", "runs/Pendulum-v1/seed-4", "--episodes=2"]) == 0
 
     assert cli.run(RESUME) == 0
-    assert "all 2 seeds in runs/Rail-v0 are complete" in capsys.readouterr().out
+    assert "all 2 seeds in runs/Pendulum-v1 are complete" in capsys.readouterr().out
     assert cli.run([*RESUME, "--real-episodes=2"]) == 0
-    assert cli.run([*TRAIN[:-1], "--real-episodes=2", "--seed=5", "--output=longer"]) == 0
-    assert same_run(Path("runs/Rail-v0/seed-5"), Path("longer"))
+    assert cli.run([*TRAIN, "--real-episodes=2", "--seed=5", "--output=longer"]) == 0
+    assert same_run(Path("runs/Pendulum-v1/seed-5"), Path("longer"))
     for changed, message in (
-        (["--seeds=3"], "runs/Rail-v0 holds 2 seeds, not 3 seeds: leave --seeds out"),
+        (["--seeds=3"], "runs/Pendulum-v1 holds 2 seeds, not 3 seeds: leave --seeds out"),
         (["--seed=5"], "has --seed 4, not 5"),
     ):
         with pytest.raises(UsageError, match=message):
             cli.run([*RESUME, *changed])
     with (
-        runs.locked(Path("runs/Rail-v0"), "is busy"),
+        runs.locked(Path("runs/Pendulum-v1"), "is busy"),
         pytest.raises(UsageError, match="is being written by another process"),
     ):
         cli.run(RESUME)
@@ -193,67 +211,70 @@ def test_bad_input(arguments, message):
     assert [path.name for path in Path().iterdir()] == ["full"]
 
 
-class Moody(probes.Rail):
-    """The second one that is made fails in its third step."""
-
-    made, well = 0, False
-
-    def __init__(self):
-        Moody.made += 1
-        self.bad = Moody.made == 2
-
-    def step(self, action):
-        self.time = getattr(self, "time", 0) + 1
-        if self.bad and self.time == 3 and not Moody.well:
-            raise ConnectionError("the cable is loose")
-        return super().step(action)
-
-
 def test_the_failure_of_one_seed_is_told_and_tried_again(capsys, monkeypatch):
-    gym.register("Moody-v0", entry_point=Moody, max_episode_steps=10)
-    try:
-        assert cli.run(["train", "Moody-v0", *TRAIN[2:], "--seeds=2", "--output=runs/Rail-v0"]) == 1
-        out, error = capsys.readouterr()
-        assert re.search(r"\n 0 +-", out)
-        assert not re.search(r"\n 1 +-", out)
-        assert "dynasac: runs/Rail-v0/seed-1: the environment failed (real episode 1, step" in error
-        again = "try again with:  dynasac train --resume --output runs/Rail-v0 --model"
-        assert again in error
-        monkeypatch.setattr(Moody, "well", True)
-        finished = Path("runs/Rail-v0/seed-0/summary.json").stat().st_mtime_ns
-        assert cli.run(RESUME) == 0
-        assert Path("runs/Rail-v0/seed-0/summary.json").stat().st_mtime_ns == finished
-        assert re.search(r"\n 0 +-.*\n 1 +-", capsys.readouterr().out)
-    finally:
-        del gym.registry["Moody-v0"]
+    made, begin, step = [], PendulumEnv.__init__, PendulumEnv.step
+
+    def noted(self, *arguments, **named):
+        made.append(self)
+        begin(self, *arguments, **named)
+
+    def shaky(self, action):
+        if self is made[1]:
+            raise ConnectionError("the cable is loose")
+        return step(self, action)
+
+    monkeypatch.setattr(PendulumEnv, "__init__", noted)
+    monkeypatch.setattr(PendulumEnv, "step", shaky)
+    assert cli.run([*TRAIN, "--seeds=2"]) == 1
+    out, error = capsys.readouterr()
+    assert re.search(r"\n 0 +-", out)
+    assert not re.search(r"\n 1 +-", out)
+    assert "dynasac: runs/Pendulum-v1/seed-1: the environment failed (real episode 1, step" in error
+    assert "try again with:  dynasac train --resume --output runs/Pendulum-v1\n" in error
+    monkeypatch.setattr(PendulumEnv, "step", step)
+    finished = Path("runs/Pendulum-v1/seed-0/summary.json").stat().st_mtime_ns
+    assert cli.run(RESUME) == 0
+    assert Path("runs/Pendulum-v1/seed-0/summary.json").stat().st_mtime_ns == finished
+    assert re.search(r"\n 0 +-.*\n 1 +-", capsys.readouterr().out)
+
+
+def test_a_model_from_a_file_is_read_once_for_all_of_them(monkeypatch):
+    kinds = []
+
+    def looked_at(agents, *_, **__):
+        kinds.append({type(agent.model) for agent in agents})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(together, "record_together", looked_at)
+    assert cli.run(["train", "Rail-v0", SLIDE, *TINY, "--seeds=3"]) == 130
+    assert cli.run(["train", "--resume", "--output=runs/Rail-v0", SLIDE]) == 130
+    assert [len(kind) for kind in kinds] == [1, 1]
 
 
 def test_ctrl_c_stops_all_and_all_go_on():
-    settings = [*TINY, "--adapt=none", "--planning.updates=20000", "--real-episodes=1"]
-    command = ["train", "probes:Rail-v0", SLIDE]
-    process = start(*command, *settings, "--seeds=2", "--output=several")
+    command = [*TRAIN, "--planning.first-updates=20000"]
+    process = start(*command, "--seeds=2", "--output=several")
     deadline = time.monotonic() + 90
-    while len(list(Path().glob("several/seed-*/metrics.csv"))) < 2:
+    while len(list(Path().glob("several/seed-*/events.*"))) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.3)
+    time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     code, _, error = finish(process)
     assert code == 130, error
     assert error.count("stopping at the next safe point; once more stops at once") == 1
     assert "what was learned is in several" in error
-    assert "go on with:  dynasac train probes:Rail-v0 --resume --output several" in error
+    assert "go on with:  dynasac train --resume --output several" in error
     assert "Traceback" not in error
     assert not list(Path().glob("several/seed-*/summary.json"))
-    assert cli.run([*command, "--resume", "--output=several"]) == 0
-    assert cli.run([*command, *settings, "--seed=1", "--output=alone"]) == 0
+    assert cli.run(["train", "--resume", "--output=several"]) == 0
+    assert cli.run([*command, "--seed=1", "--output=alone"]) == 0
     assert same_run(Path("several/seed-1"), Path("alone"))
 
 
 def test_ctrl_c_in_python_leaves_what_was_learned():
-    agents = several(presets.with_real_episodes(SMALL, 1))
-    stopped = []
+    agents, stopped = on_rails(), []
 
     class Interrupting(probes.Rail):
         def step(self, action):

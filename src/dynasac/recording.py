@@ -303,6 +303,7 @@ def resume(
     evaluation_episodes: int | None = None,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
+    made: DynamicsModel | None = None,
 ) -> tuple[DynaSAC, Run, list[str]]:
     """The agent of a run that was interrupted, as it was at its last whole checkpoint.
 
@@ -313,6 +314,7 @@ def resume(
             `presets.RENEWABLE` may be; config.json has them from now on.
         evaluation_episodes: likewise.
         dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
+        made: what `model` names, where another agent has it already.
 
     Raises:
         UsageError: there is nothing to go on from, or another process does.
@@ -325,7 +327,7 @@ def resume(
     seed = asked.get("seed", 0)
     if not isinstance(seed, int):
         raise UsageError(f"the run in {directory} has the seed {seed!r}, not a number")
-    agent = DynaSAC(env_id, model, config, seed)
+    agent = DynaSAC(env_id, made or model, config, seed)
     if asked.get("env_id") != agent.env_id:
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
     if dataset not in (None, asked.get("dataset")):

@@ -46,6 +46,9 @@ def learn_together(
 
         agents = learn_together([DynaSAC("Pendulum-v1", seed=k) for k in range(8)])
 
+    A model of one's own is best made once and given to all: of each class read from a file anew,
+    and each `FuncEnv`, the programs are compiled anew.
+
     Arguments:
         total_timesteps, real_episodes: of each agent, as for `DynaSAC.learn`.
         progress_bar: one bar for all in terminals and notebooks, a line now and then elsewhere.

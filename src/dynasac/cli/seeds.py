@@ -14,6 +14,7 @@ from .train import Train, free_directory
 
 if TYPE_CHECKING:
     from ..agent import DynaSAC
+    from ..models import DynamicsModel
     from ..runs import Run
 
 
@@ -86,7 +87,8 @@ def _new(
     count = asked.seeds or 1
     agents, said = [], []
     for seed in range(asked.seed, asked.seed + count):
-        agent, sentences = dataclasses.replace(asked, seed=seed).learner()
+        made = _model_of(agents)
+        agent, sentences = dataclasses.replace(asked, seed=seed).learner(made)
         stack.callback(agent.close)
         if not agents:
             memory.check_together([agent.memory] * count, memory.available())
@@ -122,7 +124,9 @@ def _resumed(
     for directory in directories:
         try:
             seed = int(directory.name.removeprefix("seed-"))
-            agent, run, said = dataclasses.replace(asked, seed=seed, output=directory).resumed()
+            made = _model_of([seed.agent for seed in seeds])
+            own = dataclasses.replace(asked, seed=seed, output=directory)
+            agent, run, said = own.resumed(made)
         except UsageError as error:
             errors[directory] = error
             continue
@@ -131,6 +135,14 @@ def _resumed(
         print(*said, sep="\n", end="\n" if said else "", file=sys.stderr)
         seeds.append(_Seed(agent, run))
     return output, seeds, errors
+
+
+def _model_of(agents: "list[DynaSAC]") -> "DynamicsModel | None":
+    """One that all can have: a class that is read from its file again would be compiled again."""
+    from ..models import DynamicsModel
+
+    given = agents[0].task.model if agents else None
+    return given if isinstance(given, DynamicsModel) else None
 
 
 def _told(errors: dict[Path, UsageError]) -> list[str]:

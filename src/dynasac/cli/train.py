@@ -22,6 +22,7 @@ from .words import worth
 
 if TYPE_CHECKING:
     from ..agent import DynaSAC
+    from ..models import DynamicsModel
     from ..runs import Run
 
 
@@ -106,12 +107,16 @@ class Train:
             agent.close()
             raise
 
-    def learner(self) -> tuple["DynaSAC", list[str]]:
-        """An agent with the logged data, and a sentence about these."""
+    def learner(self, made: "DynamicsModel | None" = None) -> tuple["DynaSAC", list[str]]:
+        """An agent with the logged data, and a sentence about these.
+
+        Arguments:
+            made: the model, where another agent has it already.
+        """
         from .. import datasets
         from ..agent import DynaSAC
 
-        agent = DynaSAC(self.env, self.model, self.settings, self.seed)
+        agent = DynaSAC(self.env, made or self.model, self.settings, self.seed)
         if self.dataset is None:
             return agent, []
         try:
@@ -133,7 +138,7 @@ class Train:
         )
         return Run.create(directory, asked, keep)
 
-    def resumed(self) -> tuple["DynaSAC", "Run", list[str]]:
+    def resumed(self, made: "DynamicsModel | None" = None) -> tuple["DynaSAC", "Run", list[str]]:
         """What is in the run directory to go on with, and a sentence for what is damaged in it."""
         from .. import recording
 
@@ -147,6 +152,7 @@ class Train:
             self.evaluation_episodes,
             self.dataset,
             self.columns,
+            made,
         )
         return agent, run, [f"dynasac: {sentence}" for sentence in damaged]
 
