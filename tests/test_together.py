@@ -41,8 +41,6 @@ RESUME = ["train", "--resume", "--output=runs/Pendulum-v1"]
 LIVED: presets.Config = parse(TRAIN).settings
 """with a real episode, and a model that is fitted to it; compiled for all tests only once"""
 
-both_ways = pytest.mark.parametrize("one_call", [False, True])
-
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
@@ -55,9 +53,10 @@ def _not_for_ever():
         yield
 
 
-def several() -> list[DynaSAC]:
+def several(adapt="identify") -> list[DynaSAC]:
+    config = dataclasses.replace(LIVED, adapt=adapt)
     heavy = eqx.tree_at(lambda pendulum: pendulum.m, Pendulum(), 1.4)
-    return [DynaSAC("Pendulum-v1", heavy, LIVED, seed) for seed in range(SEEDS)]
+    return [DynaSAC("Pendulum-v1", heavy, config, seed) for seed in range(SEEDS)]
 
 
 def on_rails(config=SMALL, episodes: int = 1) -> list[DynaSAC]:
@@ -85,10 +84,17 @@ def test_each_is_to_the_byte_what_it_would_be_alone(alone):
         assert ours.state.adaptation.rung == "identified"
 
 
-def test_in_one_call_each_is_what_it_would_be_alone_up_to_rounding(alone):
-    for ours, theirs in zip(learn_together(several(), one_call=True), alone, strict=True):
-        for a, b in zip(numbers(ours), theirs, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+def same_up_to_rounding(ours: DynaSAC, theirs: DynaSAC) -> None:
+    assert ours.state.counts == theirs.state.counts
+    for a, b in zip(numbers(ours), numbers(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_in_one_call_each_is_what_it_would_be_alone_up_to_rounding():
+    # without `adapt`, which decides by thresholds: rounding may make another decision there
+    together, alone = learn_together(several("none"), one_call=True), several("none")
+    for ours, theirs in zip(together, alone, strict=True):
+        same_up_to_rounding(ours, theirs.learn())
 
 
 def test_what_all_of_them_use_is_compiled_once(compilations):
@@ -103,17 +109,15 @@ def test_what_all_of_them_use_is_compiled_once(compilations):
     assert compiled(6, SEEDS) == compiled(7, 1) > 0
 
 
-@both_ways
-def test_one_that_fails_or_ends_early_does_not_disturb_the_others(one_call, alone):
-    broken, ours, short = several()
+@pytest.mark.parametrize("one_call", [False, True])
+def test_one_that_fails_or_ends_early_does_not_disturb_the_others(one_call):
+    broken, ours, short = several("none")
     broken.env.unwrapped.step = lambda action: (np.full(3, np.nan), 0.0, False, False, {})
     short.config = presets.with_real_episodes(LIVED, 0)
     with pytest.raises(UsageError, match=r"^1 of 3 .* seed 0: the environment returned a non-fin"):
         learn_together([broken, ours, short], one_call=one_call)
-    assert short.state.counts.real_episodes == 0
-    assert short.state.counts.planned == 1
-    for a, b in zip(numbers(ours), alone[1], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert (short.state.counts.real_episodes, short.state.counts.planned) == (0, 1)
+    same_up_to_rounding(ours, several("none")[1].learn())
 
 
 def test_one_that_diverges_does_not_disturb_the_others(alone):
@@ -252,14 +256,13 @@ def test_a_model_from_a_file_is_read_once_for_all_of_them(monkeypatch):
 
 
 def test_ctrl_c_stops_all_and_all_go_on():
-    command = [*TRAIN, "--planning.first-updates=20000"]
+    command = [*TRAIN, "--planning.first-updates=8000"]
     process = start(*command, "--seeds=2", "--output=several")
     deadline = time.monotonic() + 90
     while len(list(Path().glob("several/seed-*/events.*"))) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     code, _, error = finish(process)
     assert code == 130, error
