@@ -12,6 +12,7 @@ PARTS = {
     "quality": "what the trained policies are worth",
     "wall": "wall time and memory of one cold training",
     "time_to_regret": "seconds of computing to a regret of 20",
+    "seeds": "several seeds in one process against one",
     "throughput": "gradient updates a second",
     "synthetic": "synthetic transitions a second",
     "model_free": "plain SAC against stable-baselines3",

@@ -334,7 +334,7 @@ def test_readers_work_while_training_runs_and_a_second_writer_is_refused(tmp_pat
 
 def test_what_goes_on_with_a_run_is_only_what_was_given():
     def told(*arguments):
-        return parse(["train", *arguments])._go_on(Path("my run"))
+        return parse(["train", *arguments]).go_on(Path("my run"))
 
     begin = "dynasac train --resume --output 'my run'"
     assert told("Rail-v0") == begin

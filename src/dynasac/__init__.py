@@ -18,6 +18,7 @@ from .models import (
 from .planning import PlanningConfig, StartWeights
 from .presets import Config, preset
 from .sac import SACConfig
+from .together import learn_together
 from .types import Transition
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "StartWeights",
     "Transition",
     "UsageError",
+    "learn_together",
     "preset",
 ]

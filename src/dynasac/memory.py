@@ -6,6 +6,7 @@ about.
 
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,6 +125,24 @@ def check(memory: Memory, available: int) -> None:
         f"training would need {_told(memory.total)} of memory, {_told(largest)} of it for "
         f"{name.replace('_', ' ')}, and there are {_told(available)}: lower {LOWER[name]}"
     )
+
+
+def check_together(memories: Sequence[Memory], available: int) -> None:
+    """Refuse learners side by side that do not all fit.
+
+    Arguments:
+        available: bytes.
+
+    Raises:
+        UsageError: they need more; it says how many of them fit.
+    """
+    totals = list(itertools.accumulate(memory.total for memory in memories))
+    fit = sum(total <= available for total in totals)
+    if fit < len(totals):
+        raise UsageError(
+            f"{len(totals)} learners side by side would need {_told(totals[-1])} of memory, and "
+            f"there are {_told(available)}: {fit} fit"
+        )
 
 
 CGROUPS = (

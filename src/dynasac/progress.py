@@ -2,7 +2,7 @@
 
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -33,7 +33,57 @@ def shown(
     if not draws(console):
         yield _Lines(observer, real_episodes, console)
         return
-    progress = Progress(
+    with _bars(console) as progress:
+        yield _Bar(task, counts, observer, real_episodes, progress)
+
+
+Tell = Callable[[int, int, int], None]
+"""To be called now and then, with the updates that are done, those to come, and how many learners
+are through."""
+
+
+@contextmanager
+def counted(learners: int, console: Console | None = None) -> Iterator[Tell]:
+    """Shows how far several learners are in all, as `shown` does it for one."""
+    console = console or Console()
+    if not draws(console):
+        yield _lines_of(learners, console)
+        return
+    with _bars(console) as progress:
+        bar = progress.add_task("compiling", total=None)
+
+        def tell(done: int, to_come: int, through: int) -> None:
+            said = f"{through} of {learners} learners are through" if done else "compiling"
+            progress.update(bar, completed=done, total=done + to_come, description=said)
+
+        yield tell
+
+
+def _lines_of(learners: int, console: Console) -> Tell:
+    """Prints a line for every half minute, with the time left by the speed since the first call."""
+    started = printed = time.monotonic()
+    before: int | None = None
+
+    def tell(done: int, to_come: int, through: int) -> None:
+        nonlocal printed, before
+        now, before = time.monotonic(), done if before is None else before
+        if now - printed < SECONDS_BETWEEN_LINES:
+            return
+        printed, seconds, made = now, now - started, done - before
+        left = f", about {seconds * to_come / made:.0f} s left" if made else ""
+        console.print(
+            f"{through} of {learners} learners are through ({done:,} of {done + to_come:,} "
+            f"updates, {seconds:.0f} s{left})",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+    return tell
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
@@ -41,8 +91,6 @@ def shown(
         _Speed(),
         console=console,
     )
-    with progress:
-        yield _Bar(task, counts, observer, real_episodes, progress)
 
 
 def draws(console: Console) -> bool:

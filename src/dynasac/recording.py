@@ -33,6 +33,12 @@ class Interrupted(Exception):
     """Training was stopped by a signal at a point where it can be gone on from."""
 
 
+class Stop:
+    """Whether somebody wants training to stop, at its next safe point."""
+
+    asked = False
+
+
 class Recorder:
     """An observer that evaluates and writes after each real episode, and stops when asked to.
 
@@ -48,14 +54,13 @@ class Recorder:
         episodes: int,
         evaluate_every: int = 0,
         watch: Callable[[dict[str, Any]], None] | None = None,
-        stopped: Callable[[], bool] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ):
         self._agent, self._run, self._episodes = agent, run, episodes
         self._every, self._watch, self._stopped = evaluate_every, watch, stopped
         self._evaluated_at = run.evaluated_at
         self._saved = agent.state.counts
         self._saved_at = time.monotonic()
-        self.stop = False
         self.last: Evaluation | None = None
 
     def progress(self, state: TrainingState, phase: Phase) -> None:
@@ -66,7 +71,7 @@ class Recorder:
             due = time.monotonic() - self._saved_at > SAVE_SECONDS
             if learned or (due and state.counts != self._saved):
                 self._save_checkpoint()
-        if self.stop or (self._stopped is not None and self._stopped()):
+        if self._stopped():
             self.save()
             raise Interrupted
 
@@ -163,9 +168,13 @@ def record_training(
             after the last complete episode, or gone if there was none.
     """
     clock = CompileClock()
-    recorder = Recorder(agent, run, episodes, evaluate_every, watch, stopped)
     real_episodes = agent.config.real_episodes if total_timesteps is None else None
-    with _stopping(recorder):
+    with stopping() as stop:
+
+        def asked() -> bool:
+            return stop.asked or (stopped is not None and stopped())
+
+        recorder = Recorder(agent, run, episodes, evaluate_every, watch, asked)
         try:
             agent.learn(
                 total_timesteps,
@@ -305,6 +314,7 @@ def resume(
     evaluation_episodes: int | None = None,
     dataset: str | None = None,
     columns: Columns = USUAL_NAMES,
+    made: DynamicsModel | None = None,
 ) -> tuple[DynaSAC, Run, list[str]]:
     """The agent of a run that was interrupted, as it was at its last whole checkpoint.
 
@@ -315,6 +325,7 @@ def resume(
             `presets.RENEWABLE` may be; config.json has them from now on.
         evaluation_episodes: likewise.
         dataset: the run's, if any; needed, and read, only where there is no checkpoint yet.
+        made: what `model` names, where another agent has it already.
 
     Raises:
         UsageError: there is nothing to go on from, or another process does.
@@ -327,7 +338,7 @@ def resume(
     seed = asked.get("seed", 0)
     if not isinstance(seed, int):
         raise UsageError(f"the run in {directory} has the seed {seed!r}, not a number")
-    agent = DynaSAC(env_id, model, config, seed)
+    agent = DynaSAC(env_id, made or model, config, seed)
     if asked.get("env_id") != agent.env_id:
         raise UsageError(f"the run in {directory} is of {asked.get('env_id')}, not {agent.env_id}")
     if dataset not in (None, asked.get("dataset")):
@@ -378,13 +389,13 @@ def is_finished(agent: DynaSAC, directory: Path) -> bool:
 
 
 @contextmanager
-def _stopping(recorder: Recorder) -> Iterator[None]:
-    """Stop at the next safe point on the first Ctrl-C or SIGTERM; at once on the second."""
-    earlier = {}
+def stopping() -> Iterator[Stop]:
+    """Asks for a stop on the first Ctrl-C or SIGTERM; the second ends everything at once."""
+    stop, earlier = Stop(), {}
 
     def ask(number, frame):
         del frame
-        recorder.stop = True
+        stop.asked = True
         LOG.warning("stopping at the next safe point; once more stops at once")
         before = earlier[number]  # in the background shells have it ignored
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -396,7 +407,7 @@ def _stopping(recorder: Recorder) -> Iterator[None]:
     except ValueError:  # not the main thread: signals are somebody else's business
         pass
     try:
-        yield
+        yield stop
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,6 +55,9 @@ METRICS = (
 """the columns of metrics.csv; docs/metrics.md says what each one means"""
 
 PHASES = ("collect", "adapt", "plan", "evaluate")
+
+_IMPORTING = threading.Lock()
+"""held by the one thread that hides a module from another's import"""
 
 
 class Stopwatch:
@@ -116,6 +120,29 @@ def held(output: Path, kind: str) -> Iterator[None]:
         yield
 
 
+BUSY = "is being written by another process: wait for it, or choose another --output"
+
+
+def taken(directory: Path) -> UsageError:
+    """That there is something where a new directory was to be."""
+    return UsageError(
+        f"{directory} already holds something: choose another --output, or go on with that run by "
+        "--resume"
+    )
+
+
+def seed_directory(directory: Path, seed: int) -> Path:
+    """The run directory of one of several seeds that are trained side by side."""
+    return directory / f"seed-{seed}"
+
+
+def seed_directories(directory: Path) -> list[Path]:
+    """Those run directories that there are, by their numbers."""
+    found = [path.parent for path in directory.glob("seed-*/config.json")]
+    numbered = [path for path in found if path.name.removeprefix("seed-").isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.name.removeprefix("seed-")))
+
+
 class Run:
     """One directory that one training writes, and no other process meanwhile.
 
@@ -133,9 +160,8 @@ class Run:
         Raises:
             UsageError: another process writes to it, or it cannot be written.
         """
-        busy = "is being written by another process: wait for it, or choose another --output"
         self._held = contextlib.ExitStack()
-        self._held.enter_context(locked(directory, busy))
+        self._held.enter_context(locked(directory, BUSY))
         self.directory = directory
         held = os.stat(directory)
         self._place = (held.st_dev, held.st_ino)
@@ -151,23 +177,22 @@ class Run:
         self.stopwatch = Stopwatch({})
 
     @classmethod
-    def create(cls, directory: Path, config: dict[str, Any]) -> "Run":
+    def create(cls, directory: Path, config: dict[str, Any], keep: bool = False) -> "Run":
         """Claim a directory that holds nothing yet.
+
+        Arguments:
+            keep: even if training fails before there is anything in it to go on from.
 
         Raises:
             UsageError: there is something in it, or it cannot be written.
         """
-        taken = UsageError(
-            f"{directory} already holds something: choose another --output, or go on with that "
-            "run by --resume"
-        )
         if directory.exists() and not directory.is_dir():
-            raise taken
+            raise taken(directory)
         run = cls(directory)
-        run._new = True
+        run._new = not keep
         if any(directory.iterdir()):
             run.close()
-            raise taken
+            raise taken(directory)
         try:
             run.write_config({**config, "versions": versions()})
         except UsageError:
@@ -285,16 +310,17 @@ class Run:
         """A writer of records. tensorboardX's own SummaryWriter has a thread for it; once the disk
         is full that ends, and whoever has more to write waits for ever."""
         if self._events is None:
-            # tensorboardX imports torch where there is one, which can take longer than training
-            hidden = "torch" not in sys.modules
-            if hidden:
-                sys.modules["torch"] = None  # type: ignore[assignment]
-            try:
-                from tensorboardX import RecordWriter
-                from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-            finally:
+            with _IMPORTING:
+                # tensorboardX imports torch where there is one, which can take longer than training
+                hidden = "torch" not in sys.modules
                 if hidden:
-                    del sys.modules["torch"]
+                    sys.modules["torch"] = None  # type: ignore[assignment]
+                try:
+                    from tensorboardX import RecordWriter
+                    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+                finally:
+                    if hidden:
+                        del sys.modules["torch"]
 
             now, earlier = time.time(), len(list(self.directory.glob("events.*")))
             name = f"events.out.tfevents.{now:.0f}.{platform.node()}.{earlier}"
@@ -390,15 +416,20 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class CompileClock:
-    """Seconds that JAX spent on tracing and compiling since this was made."""
+    """Seconds that JAX spent on tracing and compiling, in this thread, since this was made.
+
+    Of learners side by side, what all of them use is counted for the one that came first.
+    """
 
     def __init__(self):
         self.seconds = 0.0
+        self._thread = threading.get_ident()
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
     def _heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         del kwargs
-        if event.startswith("/jax/core/compile/"):
+        ours = threading.get_ident() == self._thread
+        if ours and event.startswith("/jax/core/compile/"):
             self.seconds += duration_secs
 
 

@@ -90,6 +90,11 @@ class TrainingState(NamedTuple):
     first"""
 
 
+def at_once(program: Callable[..., Any], *arguments: Any) -> Any:
+    """Just call it: who computes where there is one learner."""
+    return program(*arguments)
+
+
 class Task(NamedTuple):
     """Everything that training is given and never changes."""
 
@@ -99,6 +104,8 @@ class Task(NamedTuple):
     """as it was given"""
     config: Config
     seed: int
+    compute: Callable[..., Any] = at_once
+    """calls what takes long while no real system waits; learners side by side share one"""
 
 
 Phase = Literal["collect", "adapt", "plan"]
@@ -506,7 +513,8 @@ def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState
         return state._replace(adaptation=same)
     observer.progress(state, "adapt")
     return state._replace(
-        adaptation=ladder.climb(
+        adaptation=task.compute(
+            ladder.climb,
             task.model,
             task.config.adapt,
             replay.in_order(state.replay),
@@ -584,8 +592,9 @@ def plan_chunk(task: Task, state: TrainingState, last: int, annealing: int) -> T
     source, state = _source(task, state, last - first)
     visited = spaces.observation
     if config.starts.visited and isinstance(source, DynamicsModel):
-        visited = planning.episodes(state.sac.actor, source, spaces, key).visited
-    learner, learning, synthetic = planning.plan(
+        visited = task.compute(planning.episodes, state.sac.actor, source, spaces, key).visited
+    learner, learning, synthetic = task.compute(
+        planning.plan,
         state.sac,
         source,
         state.replay,
@@ -624,7 +633,11 @@ def _better_kept(task: Task, state: TrainingState) -> TrainingState:
         return state
     key = key_for(task, PLAN, state.counts.planned)
     now, before = (
-        float(planning.episodes(learner.averaged_actor, model, task.spaces, key).mean_return)
+        float(
+            task.compute(
+                planning.episodes, learner.averaged_actor, model, task.spaces, key
+            ).mean_return
+        )
         for learner in (state.sac, state.earlier)
     )
     if now >= before:
@@ -660,7 +673,8 @@ def _source(
         return model, state
     assert state.simulation is not None  # `initial` makes one for every host model
     count = state.counts.gradient_updates
-    further = simulation.advance(
+    further = task.compute(
+        simulation.advance,
         model,
         state.sac,
         state.simulation,

@@ -16,12 +16,13 @@ from ..checkpoint import read_json
 from ..datasets import Columns
 from ..errors import UsageError
 from ..presets import Config
-from ..runs import flat, plain
+from ..runs import flat, plain, seed_directories
 from .start import configure
 from .words import worth
 
 if TYPE_CHECKING:
     from ..agent import DynaSAC
+    from ..models import DynamicsModel
     from ..runs import Run
 
 
@@ -42,12 +43,16 @@ class Train:
     """the settings below that are not given: the best known, or the seed document's"""
     seed: int = 0
     """decides everything random"""
+    seeds: int | None = None
+    """train so many learners side by side, from --seed on, each as it would be alone; the run
+    directory of each is seed-K in --output"""
     output: Path | None = None
     """run directory; runs/ENV, numbered, if not given"""
     resume: bool = False
-    """go on with the run in --output, with its own settings; ENV and --model are needed only if
-    they are modules or files of your own. --real-episodes, --evaluation-episodes, --env-retries,
-    --step-seconds and --checkpoint-every-steps may be others from now on"""
+    """go on with the run in --output, or with those of all seeds in it, with its own settings; ENV
+    and --model are needed only if they are modules or files of your own. --real-episodes,
+    --evaluation-episodes, --env-retries, --step-seconds and --checkpoint-every-steps may be others
+    from now on"""
     evaluation_episodes: int = 100
     """episodes of each evaluation in the environment, episode k from reset(seed=10000+k); there is
     one before the first real episode and one after each. 0: none, as for real systems"""
@@ -64,14 +69,24 @@ class Train:
         presets.check(self.settings)
         if not 0 <= self.evaluation_episodes <= evaluation.MOST_EPISODES:
             raise UsageError(f"--evaluation-episodes: 0 to {evaluation.MOST_EPISODES:,}")
+        if self.resume and self.output is None:
+            raise UsageError("--resume needs --output DIR, the run to go on with")
         configure()
+        held = seed_directories(self.output) if self.resume and self.output else []
+        if held or self.seeds is not None:
+            if self.rigs:
+                raise UsageError("rigs feed one learner: leave out --rigs or --seeds")
+            from . import seeds
+
+            return seeds.train(self)
         from .. import recording
         from ..rigs import Rigs
 
         if self.rigs < 0:
             raise UsageError(f"--rigs {self.rigs}: must be at least 0")
         rigs = Rigs(self.rigs, self.rigs_in_order, self.ray_address) if self.rigs else None
-        agent, run = self._resumed() if self.resume else self._new()
+        agent, run, said = self.resumed() if self.resume else self._new()
+        print(*said, sep="\n", end="\n" if said else "", file=sys.stderr if self.resume else None)
         with contextlib.closing(agent):
             if self.resume and recording.is_finished(agent, run.directory):
                 run.close()
@@ -94,41 +109,60 @@ class Train:
                     error.add_note(line)
                 raise
         _print_result(agent, measured, run.directory)
-        self._print_next(agent, run.directory)
+        print("next:", *self.next_commands(agent, run.directory), sep="\n  ")
         return 0
 
-    def _new(self) -> tuple["DynaSAC", "Run"]:
-        from .. import datasets, recording
-        from ..agent import DynaSAC
-        from ..runs import Run
-
-        agent = DynaSAC(self.env, self.model, self.settings, self.seed)
+    def _new(self) -> tuple["DynaSAC", "Run", list[str]]:
+        agent, said = self.learner()
         try:
-            if self.dataset is not None:
-                task = agent.task
-                logged = datasets.read(self.dataset, task.spaces, self.columns, task.model)
-                agent.remember(logged.transitions)
-                print(logged.sentence(self.dataset))
-            asked = recording.asked_for(
-                agent,
-                self.model,
-                self.preset,
-                self.dataset,
-                self.columns,
-                self.evaluation_episodes,
-                {"rigs": self.rigs, "rigs_in_order": self.rigs_in_order},
-            )
-            return agent, Run.create(self.output or _free_directory(agent.env_id), asked)
+            return agent, self.claimed(agent, self.output or free_directory(agent.env_id)), said
         except UsageError:
             agent.close()
             raise
 
-    def _resumed(self) -> tuple["DynaSAC", "Run"]:
+    def learner(self, made: "DynamicsModel | None" = None) -> tuple["DynaSAC", list[str]]:
+        """An agent with the logged data, and a sentence about these.
+
+        Arguments:
+            made: the model, where another agent has it already.
+        """
+        from .. import datasets
+        from ..agent import DynaSAC
+
+        agent = DynaSAC(self.env, made or self.model, self.settings, self.seed)
+        if self.dataset is None:
+            return agent, []
+        try:
+            task = agent.task
+            logged = datasets.read(self.dataset, task.spaces, self.columns, task.model)
+            agent.remember(logged.transitions)
+        except UsageError:
+            agent.close()
+            raise
+        return agent, [logged.sentence(self.dataset)]
+
+    def claimed(self, agent: "DynaSAC", directory: Path, keep: bool = False) -> "Run":
+        """A new run directory; see `Run.create`."""
+        from .. import recording
+        from ..runs import Run
+
+        asked = recording.asked_for(
+            agent,
+            self.model,
+            self.preset,
+            self.dataset,
+            self.columns,
+            self.evaluation_episodes,
+            {"rigs": self.rigs, "rigs_in_order": self.rigs_in_order},
+        )
+        return Run.create(directory, asked, keep)
+
+    def resumed(self, made: "DynamicsModel | None" = None) -> tuple["DynaSAC", "Run", list[str]]:
+        """What is in the run directory to go on with, and a sentence for what is damaged in it."""
         from .. import recording
 
-        if self.output is None:
-            raise UsageError("--resume needs --output DIR, the run to go on with")
-        self._refuse_changes(self.output)
+        assert self.output is not None  # as `run` sees to
+        self.refuse_changes(self.output)
         agent, run, damaged = recording.resume(
             self.output,
             self.env,
@@ -137,12 +171,11 @@ class Train:
             self.evaluation_episodes,
             self.dataset,
             self.columns,
+            made,
         )
-        for sentence in damaged:
-            print(f"dynasac: {sentence}", file=sys.stderr)
-        return agent, run
+        return agent, run, [f"dynasac: {sentence}" for sentence in damaged]
 
-    def _print_next(self, agent: "DynaSAC", directory: Path) -> None:
+    def next_commands(self, agent: "DynaSAC", directory: Path) -> list[str]:
         """Commands that may come next."""
         from ..models import DynamicsModel
 
@@ -150,23 +183,25 @@ class Train:
         model = ["--model", self.model] if ":" in self.model else []
         able = isinstance(agent.model, DynamicsModel)
         onnx = importlib.util.find_spec("onnx") is not None
-        print("next:")
-        for command, *options in (
+        commands = (
             *([("evaluate", "--lookahead", "1", *env, *model)] if able else []),
             ("report", *env, *model),
             ("record", *env),
             ("export", *([] if onnx else ["--format", "numpy"]), *env),
-        ):
-            print(f"  {shlex.join(['dynasac', command, str(directory), *options])}")
-        print("  dynasac train --help")
+        )
+        lines = [
+            shlex.join(["dynasac", command, str(directory), *options])
+            for command, *options in commands
+        ]
+        return [*lines, "dynasac train --help"]
 
     def _what_is_left(self, directory: Path) -> list[str]:
         """Of a training that came to an early end: where it is, and the command that goes on."""
         if not checkpoint.numbered(directory / "checkpoints"):
             return []
-        return [f"what was learned is in {directory}", f"go on with:  {self._go_on(directory)}"]
+        return [f"what was learned is in {directory}", f"go on with:  {self.go_on(directory)}"]
 
-    def _go_on(self, directory: Path) -> str:
+    def go_on(self, directory: Path) -> str:
         """The command that goes on with a run that was stopped."""
         words = ["dynasac", "train", "--resume", "--output", str(directory)]
         if ":" in self.env:
@@ -177,7 +212,7 @@ class Train:
             words += ["--ray-address", self.ray_address]
         return shlex.join(words)
 
-    def _refuse_changes(self, directory: Path) -> None:
+    def refuse_changes(self, directory: Path) -> None:
         """Say which settings of the run were given anew and differ."""
         kept, asked = self._fixed(), own(directory)._fixed()
         changed = [
@@ -204,9 +239,13 @@ class Train:
 def own(directory: Path) -> Train:
     """The command that a run directory comes from, but for what names code of one's own.
 
+    Of several seeds in a directory, it is that of the first.
+
     Raises:
         UsageError: it is no run directory, or damaged.
     """
+    if not (directory / "config.json").exists():
+        directory = next(iter(seed_directories(directory)), directory)
     asked = read_json(directory / "config.json")
     env, model = asked.get("env_id"), asked.get("model")
     like = Train(env="")
@@ -240,7 +279,7 @@ def _print_result(agent, measured, directory: Path) -> None:
     print(f"  everything is in {directory}/")
 
 
-def _free_directory(env_id: str) -> Path:
+def free_directory(env_id: str) -> Path:
     """runs/ENV, or the first of runs/ENV-2, runs/ENV-3, … that is free."""
     base = Path("runs") / env_id.replace("/", "-").replace(":", "-")
     number = 1
