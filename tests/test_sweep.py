@@ -673,13 +673,18 @@ gym.register("Chatty-v0", entry_point=Chatty, max_episode_steps=10)
 """
 
 
-def test_what_others_print_and_read_is_not_ours(tmp_path, monkeypatch):
+def test_what_others_print_and_read_is_not_ours_and_workers_do_not_grow(tmp_path, monkeypatch):
     (tmp_path / "chatty.py").write_text(CHATTY)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sweep.pool, "SETTINGS_OF_A_WORKER", 1)
     pool = LocalPool(tmp_path / "out", slots=1)
     try:
         pool.submit(dataclasses.replace(tiny("a", real_episodes=0), env="chatty:Chatty-v0"))
         assert [event.kind for event in until(pool, 1)] == ["row", "done"]
+        first = pool._workers[0]._process
+        pool.submit(tiny("b", real_episodes=0))  # for whose programs there is no more room
+        assert [event.kind for event in until(pool, 1)] == ["row", "done"]
+        assert first.returncode is not None
     finally:
         pool.close()
     assert '{"name": "x"' in (tmp_path / "out" / "a.log").read_text()
