@@ -60,9 +60,10 @@ def run(quick: bool) -> dict:
         again = hit + [each for each in whole if each not in hit][:UNDISTURBED]
         with contextlib.closing(RayPool("local", calm)) as pool:
             driven(pool, again, calm, Killer(0, trainings))
+        touched = [each for each in whole if written(disturbed, each) != told.written[each.name]]
+        repeated = sum(count - 1 for count in told.done.values()) + len(touched)
         summaries = [checkpoint.read_json(disturbed / each.name / "summary.json") for each in whole]
         identical = sum(same(disturbed / each.name, calm / each.name) for each in again)
-    repeated = sum(count - 1 for count in told.done.values())
     found = {
         "trainings": trainings,
         "kills": killer.killed,
@@ -99,12 +100,15 @@ class Told(NamedTuple):
     lost: collections.Counter[str]
     failed: list[str]
     resumed: int
+    written: dict[str, int]
+    """when the summary was written with which each was done"""
 
 
 def driven(pool: Pool, jobs: list[Job], output: Path, killer: "Killer") -> Told:
     """Have all of them done, and those that were lost again."""
     waiting, running = list(reversed(jobs)), {}
     done, lost, failed, resumed = collections.Counter(), collections.Counter(), [], 0
+    stamps = {}
     while waiting or running:
         while waiting and len(running) < pool.slots:
             following = waiting.pop()
@@ -117,13 +121,19 @@ def driven(pool: Pool, jobs: list[Job], output: Path, killer: "Killer") -> Told:
             over = running.pop(event.name)
             if event.kind == "done":
                 done[event.name] += 1
+                stamps[event.name] = written(output, over)
             elif event.kind == "lost":
                 lost[event.name] += 1
                 waiting.append(over)
             else:
                 failed.append(f"{event.name} {event.kind}: {event.why}")
         killer.look(done.total())
-    return Told(done, lost, failed, resumed)
+    return Told(done, lost, failed, resumed, stamps)
+
+
+def written(output: Path, job: Job) -> int:
+    """When the summary of a training was written, ns."""
+    return (output / job.name / "summary.json").stat().st_mtime_ns
 
 
 class Killer:
