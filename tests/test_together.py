@@ -203,7 +203,7 @@ def test_seeds_leave_ordinary_runs_and_a_table(capsys):
         (["--seeds=0"], "--seeds 0: at least 1"),
         (["--seeds=2", "--seed=2147483647"], "--seed 2147483648: from 0 to"),
         (["--seeds=2", "--output=full"], "full already holds something: choose another --output"),
-        (["--seeds=100000"], r"100000 learners .*: \d+ fit"),
+        (["--seeds=100000", "--replay-capacity=100000"], r"100000 learners .*: \d+ fit"),
         (["--resume", "--seeds=2"], "--resume needs --output DIR"),
     ],
 )
