@@ -19,11 +19,11 @@ import rig
 from conftest import SMALL
 from test_environments import StopAt, same, stored
 
-from dynasac import DynaSAC, UsageError, cli, collecting, rigs, training
+from dynasac import DynaSAC, UsageError, cli, collecting, recording, rigs, training
 from dynasac.agent import Silent
 from dynasac.collecting import parts
 from dynasac.rigs import Fleet, Lost, Rigs
-from dynasac.runs import read_metrics
+from dynasac.runs import Run, read_metrics
 
 PLANNED = dataclasses.replace(SMALL, updates_per_real_step=0)
 MODEL_FREE = dataclasses.replace(SMALL, random_steps=4)
@@ -261,6 +261,23 @@ def test_what_was_under_way_comes_home_when_training_is_interrupted(tmp_path, by
     agent.learn(real_episodes=9, rigs=Fake(InProcess(3, tmp_path)))
     assert agent.state.counts.real_episodes == 9
     assert all_came_home(agent, tmp_path)
+
+
+def test_a_run_that_is_stopped_keeps_what_was_under_way(tmp_path, by_step):
+    def stop(row):
+        if row["real_episodes"]:
+            signal.raise_signal(signal.SIGINT)
+
+    place, config = tmp_path / "log", dataclasses.replace(PLANNED, real_episodes=9)
+    agent, line = agent_on(place, config), InProcess(3, place)
+    run = Run.create(tmp_path / "run", recording.asked_for(agent, "none", "default"))
+    with pytest.raises(recording.Interrupted):
+        recording.record_training(agent, run, 0, False, watch=stop, rigs=Fake(line))
+    assert all_came_home(agent, place)
+    again = agent_on(place, config)
+    again.load_checkpoint(tmp_path / "run" / "checkpoints")
+    same(again.state, agent.state)
+    assert agent.state.counts.real_episodes == len(line.orders) > agent.state.counts.planned - 1
 
 
 def test_an_episode_that_was_begun_here_ends_where_rigs_take_over(tmp_path, by_step):
