@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynasac import checkpoint
-from dynasac.sweep.cluster import RayPool
 from dynasac.sweep.pool import Pool
+from dynasac.sweep.ray_pool import RayPool
 from dynasac.sweep.work import Job
 
 from . import report

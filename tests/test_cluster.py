@@ -14,9 +14,9 @@ import pytest
 from conftest import beside_tests, same_run
 
 import dynasac
-from dynasac import UsageError, checkpoint, runs
-from dynasac.sweep.cluster import RayPool, check_files, read_files, write_files
+from dynasac import UsageError, checkpoint, cluster, runs
 from dynasac.sweep.pool import Pool
+from dynasac.sweep.ray_pool import RayPool, check_files, read_files, write_files
 from dynasac.sweep.work import Job, work
 
 # not imported: before it is, a pool says where it has to listen
@@ -185,7 +185,7 @@ def test_a_ray_of_our_own_is_reached_from_this_machine_alone(pool):
 def test_machines_with_other_versions_are_refused(pool, monkeypatch):
     monkeypatch.setattr(runs, "versions", lambda: {"python": "3.0", "jax": "0.0.1"})
     with pytest.raises(UsageError, match=r"has jax .* not 0\.0\.1 as here: install the same"):
-        pool._check_versions()
+        cluster.check_versions(pool._ray)
 
 
 def test_where_the_queue_is_lost_so_are_the_trainings(pool, folder):
@@ -245,7 +245,7 @@ CLUSTER = """
 import sys
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from dynasac.sweep.cluster import RayPool
+from dynasac.sweep.ray_pool import RayPool
 from test_cluster import LONG, job, until, until_saved
 
 few = {"include_dashboard": False, "object_store_memory": 80_000_000}
@@ -267,7 +267,7 @@ while True:
 """
 
 
-STRANGER = "from dynasac.sweep.cluster import RayPool; RayPool('{}', None)"
+STRANGER = "from dynasac.sweep.ray_pool import RayPool; RayPool('{}', None)"
 
 
 def test_a_cluster_with_a_token_loses_a_machine_and_then_its_driver(

@@ -19,7 +19,7 @@ import rig
 from conftest import SMALL
 from test_environments import StopAt, same, stored
 
-from dynasac import DynaSAC, UsageError, cli, collecting, recording, rigs, training
+from dynasac import DynaSAC, UsageError, cli, cluster, collecting, recording, rigs, training
 from dynasac.agent import Silent
 from dynasac.collecting import parts
 from dynasac.rigs import Fleet, Lost, Rigs
@@ -297,7 +297,9 @@ def test_rigs_that_cannot_be(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="register yours"):
         bare.learn(real_episodes=1, rigs=Rigs(1))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"rigs need Ray: pip install 'dynasac\[scale\]'"):
+    with pytest.raises(
+        UsageError, match=r"needs Ray: install it with pip install 'dynasac\[scale\]'"
+    ):
         agent.learn(real_episodes=1, rigs=Rigs(1))
     agent.learn(real_episodes=1)  # as before
 
@@ -332,7 +334,7 @@ def ray():
     if importlib.util.find_spec("ray") is None:  # which is not to be imported before its settings
         pytest.skip("needs ray")
     handler = signal.getsignal(signal.SIGTERM)
-    with rigs.connected("local") as found:
+    with cluster.connected("local") as found:
         assert signal.getsignal(signal.SIGTERM) is handler
         yield found
     assert not found.is_initialized()

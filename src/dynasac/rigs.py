@@ -2,12 +2,9 @@
 
 import contextlib
 import logging
-import os
-import secrets
-import signal
+import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -15,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from . import border, processes
+from . import border, cluster, processes
 from .collecting import Order, Part, parts
 from .errors import UsageError, one_line
 from .networks import Actor
@@ -31,9 +28,6 @@ RESOURCE = "rig"
 
 MOST_RIGS = 1000
 """of one training, each of which is a process"""
-
-_TOKEN = secrets.token_hex(32)
-"""what a Ray of our own lets nobody in without; one for all of them, since Ray reads it once"""
 
 CLOSE_SECONDS = 10.0
 """in which rigs have to end a step and close their environments when they are stopped"""
@@ -52,8 +46,8 @@ class Rigs:
         count: how many.
         in_order: episodes are taken one at a time in the order in which they were begun, whatever
             the timing, so that a seed leads to the same bytes each time.
-        address: "local" for a Ray of this training alone, on this machine; "auto" or HOST:PORT for
-            one that is there.
+        address: "local" for a Ray of this training alone, on this machine; HOST:PORT for one that
+            is there.
     """
 
     count: int
@@ -263,7 +257,7 @@ class _RayLine:
         self._streams: dict[int, Any] = {}
         self._ended = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            self._ray = stack.enter_context(connected(rigs.address))
+            self._ray = stack.enter_context(_ray(rigs.address))
             attached = self._ray.cluster_resources().get(RESOURCE)
             if attached is not None and attached < rigs.count:
                 raise UsageError(
@@ -334,66 +328,11 @@ class _RayLine:
 
 
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Ray, connected: one of our own that this machine alone can reach, or one that is there.
-
-    A connection that this process has is used, and left as it is.
-
-    Arguments:
-        address: "local", "auto" or HOST:PORT.
-
-    Raises:
-        UsageError: Ray is not installed, or not to be reached.
-    """
-    ours = {
-        # Ray's name for it: servers of this machine that listen to this machine alone
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_TOKEN": _TOKEN,
-    }
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was"}
-    with _variables({**quiet, **ours} if address == "local" else quiet):
-        try:
-            import ray
-            import ray.exceptions
-        except ImportError:
-            raise UsageError("rigs need Ray: pip install 'dynasac[scale]'") from None
-        if ray.is_initialized():
+def _ray(address: str) -> Iterator[Any]:
+    """Ray; a connection that this process has already is used, and left as it is."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        yield ray
+    else:
+        with cluster.connected(address) as ray:
             yield ray
-            return
-        own = {"include_dashboard": False, "object_store_memory": 100_000_000}
-        before, told = signal.getsignal(signal.SIGTERM), logging.getLogger("ray").level
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells how to switch off passwords
-        try:
-            with warnings.catch_warnings():
-                # what Ray forks becomes another program at once
-                warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
-                ray.init(
-                    address=address,
-                    configure_logging=False,
-                    log_to_driver=False,
-                    **(own if address == "local" else {}),
-                )
-        except Exception as error:
-            raise UsageError(
-                f"--ray-address {address}: Ray cannot be reached: {one_line(error)}"
-            ) from error
-        finally:
-            logging.getLogger("ray").setLevel(told)
-            with contextlib.suppress(ValueError):  # not the main thread: nothing was changed
-                signal.signal(signal.SIGTERM, before)
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _variables(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for a while; those that are set already stay as they are."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            os.environ.pop(name, None)

@@ -28,7 +28,6 @@ from .errors import UsageError
 from .evaluation import Evaluation
 from .models import HostModel
 from .processes import processors
-from .progress import counted
 from .recording import Interrupted, Stop
 from .runs import Run
 from .training import Phase, TrainingState
@@ -157,7 +156,11 @@ def _side_by_side(
         done = sum(count.gradient_updates for count in counts)
         tell(done, sum(to_come), len(agents) - len(alive))
 
-    bar = counted(len(agents)) if progress_bar else contextlib.nullcontext(lambda *_: None)
+    bar = contextlib.nullcontext(lambda *_: None)
+    if progress_bar:
+        from .progress import counted  # rich takes a while to import
+
+        bar = counted(len(agents))
     with recording.stopping() as stop, bar as tell:
         # daemons: a second Ctrl-C does not wait for them
         threads = [

@@ -56,7 +56,8 @@ class Sweep:
     jobs: int | None = None
     """trainings at a time, of one thread each; if None, the number of processors"""
     ray_address: str | None = None
-    """a Ray cluster to train on instead of this machine, as ray://HOST:10001 or auto"""
+    """a Ray cluster to train on instead of this machine, local for a Ray of its own, or
+    HOST:PORT"""
 
     def run(self) -> int:
         configure()
@@ -114,10 +115,10 @@ class Sweep:
             raise UsageError("--jobs is for this machine: with --ray-address the cluster decides")
         if importlib.util.find_spec("ray") is None:
             raise UsageError("--ray-address needs Ray: pip install 'dynasac[scale]'")
-        from ..sweep import cluster  # pyright: ignore[reportAttributeAccessIssue]
+        from ..sweep.ray_pool import RayPool
 
         address = self.ray_address
-        return lambda output: cluster.RayPool(address, output)
+        return lambda output: RayPool(address, output)
 
 
 def _beforehand(asked: "sweeps.Sweep", output: Path) -> str:

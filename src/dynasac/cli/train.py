@@ -62,7 +62,7 @@ class Train:
     rigs_in_order: bool = False
     """take their episodes in the order in which they were begun: equal seeds give equal bytes"""
     ray_address: str = "local"
-    """where rigs are: local starts a Ray on this machine; auto or HOST:PORT, one that is there"""
+    """where rigs are: local starts a Ray on this machine; HOST:PORT, one that is there"""
     settings: Annotated[Config, tyro.conf.arg(name="")] = presets.DEFAULT
 
     def run(self) -> int:

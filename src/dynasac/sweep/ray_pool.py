@@ -8,24 +8,18 @@ end; what the driver has of a run travels to whoever goes on with it.
 import contextlib
 import dataclasses
 import itertools
-import logging
 import os
 import re
-import secrets
-import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from .. import checkpoint, processes, recording, runs
+from .. import checkpoint, cluster, processes, recording
 from ..errors import UsageError, one_line
 from .pool import Event
 from .work import Job, Row, work
@@ -41,12 +35,8 @@ LOOK_SECONDS = 0.25
 """between two looks of a worker for a new checkpoint"""
 WAIT_SECONDS = 0.1
 """between two looks of the driver for what came"""
-CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
-"""that a cluster may take to be reached, and a machine of it to say what is installed there"""
 MOST_FILES, MOST_BYTES = 1000, 4_000_000_000
 """that may come at a time from one training"""
-STORE_BYTES = 200_000_000
-"""of shared memory that a Ray of our own takes; what is larger it keeps on disk"""
 LETTERS = 100
 """that wait for the driver at most; who writes more waits too"""
 
@@ -100,10 +90,9 @@ class RayPool:
         self._numbers = itertools.count()
         self._held = contextlib.ExitStack()
         try:
-            self._ray = self._connected(address)
+            self._ray = self._held.enter_context(cluster.connected(address))
             self._task = self._ray.remote(num_cpus=1, max_retries=0)(train)
             self._queue = self._new_queue()
-            self._check_versions()
         except BaseException:
             self.close()
             raise
@@ -140,93 +129,12 @@ class RayPool:
         """See `Pool`."""
         self._held.close()
 
-    def _connected(self, address: str) -> ModuleType:
-        """Ray, connected."""
-        local = address == "local"
-        # Ray reads some of these variables once, when it is imported
-        if not local:
-            _check_reachable(address)
-            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(int(CONNECT_SECONDS)))
-        else:
-            # all ports on loopback, as it has them on other systems than Linux
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-            if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # it would write one to the home directory
-                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        try:
-            import ray
-        except ImportError:
-            raise UsageError(
-                "--ray-address needs Ray: install it with pip install 'dynasac[scale]'"
-            ) from None
-        if ray.is_initialized():
-            raise UsageError("this process is connected to Ray already: call ray.shutdown() first")
-        variables = dict(self._held.enter_context(processes.environment()))
-        del variables["PYTHONPATH"]  # other machines have other places: see `train`
-        folder = self._held.enter_context(tempfile.TemporaryDirectory(prefix="dynasac-"))
-        options = {}
-        if local:
-            variables["TMPDIR"] = folder  # what workers leave behind that were killed
-            options = {
-                "num_cpus": processes.processors(),
-                "include_dashboard": False,
-                "object_store_memory": STORE_BYTES,
-                "_temp_dir": folder,
-            }
-        # without it workers look for modules in our current directory before all other places
-        empty = Path(folder) / "empty"
-        empty.mkdir()
-        before = signal.getsignal(signal.SIGTERM)
-        self._held.callback(ray.shutdown)
-        try:
-            with warnings.catch_warnings():
-                # what Ray forks becomes another program at once, without a use of JAX
-                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-                ray.init(
-                    address,
-                    runtime_env={"env_vars": variables, "working_dir": str(empty)},
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **options,
-                )
-        except Exception as error:
-            raise UsageError(f"cannot work on --ray-address {address}: {_said(error)}") from None
-        if signal.getsignal(signal.SIGTERM) is not before:
-            signal.signal(signal.SIGTERM, before)  # what it does is the driver's business
-        return ray
-
-    def _on(self, node: str) -> Any:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        return NodeAffinitySchedulingStrategy(node, soft=False)
-
     def _new_queue(self) -> Any:
         """On this machine: what has come is here, whichever other machine is lost."""
         from ray.util.queue import Queue
 
-        here = self._on(self._ray.get_runtime_context().get_node_id())
+        here = cluster.on(self._ray.get_runtime_context().get_node_id())
         return Queue(LETTERS, actor_options={"num_cpus": 0, "scheduling_strategy": here})
-
-    def _check_versions(self) -> None:
-        """Raises `UsageError` if a machine has others than this one."""
-        ask, ours = self._ray.remote(num_cpus=0, max_retries=0)(installed), installed()
-        nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        answers = [
-            ask.options(scheduling_strategy=self._on(node["NodeID"])).remote() for node in nodes
-        ]
-        for node, answer in zip(nodes, answers, strict=True):
-            host = node["NodeManagerHostname"]
-            try:
-                theirs = self._ray.get(answer, timeout=ANSWER_SECONDS)
-            except self._ray.exceptions.RayError as error:
-                raise UsageError(
-                    f"dynasac does not run on {host}, which is part of the cluster: {_said(error)}"
-                ) from None
-            for name in sorted(ours):
-                if theirs.get(name) != ours[name]:
-                    raise UsageError(
-                        f"{host}, which is part of the cluster, has {name} {theirs.get(name)}, not "
-                        f"{ours[name]} as here: install the same versions on all machines"
-                    )
 
     def _processors(self) -> int:
         return int(self._ray.cluster_resources().get("CPU", 0))
@@ -280,53 +188,13 @@ class RayPool:
         except exceptions.RayError as error:
             cause = error.cause if isinstance(error, exceptions.RayTaskError) else error
             own = not isinstance(cause, exceptions.RayError)
-            return Event(attempt.name, "failed" if own else "lost", why=_said(error))
+            return Event(attempt.name, "failed" if own else "lost", why=cluster.said(error))
         if outcome.kind == "stopped" and attempt.name not in self._asked:
             return Event(attempt.name, "lost", why="its worker was told to end")
         if outcome.traceback is not None:
             log = self._output / f"{attempt.name}.log"
             checkpoint.write_bytes(log, outcome.traceback.encode())
         return Event(attempt.name, outcome.kind, outcome.summary, outcome.why)
-
-
-def installed() -> dict[str, str]:
-    """The versions that decide what comes out; Ray compares Python's and its own."""
-    return {name: version for name, version in runs.versions().items() if name != "python"}
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself waits for two minutes and then ends the process."""
-    host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdigit():
-        raise UsageError(
-            f"--ray-address {address}: write local, or HOST:PORT as ray start printed it on the "
-            "head of the cluster that this machine is part of"
-        )
-    if host in ("localhost", "127.0.0.1", "[::1]"):  # Ray takes it for the machine's own address
-        raise UsageError(
-            f"--ray-address {address}: write HOST:PORT as ray start printed it, or local"
-        )
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"no Ray cluster answers at {address} ({error}): start one with ray start --head, or "
-            "train on this machine alone with --ray-address local"
-        ) from None
-
-
-def _said(error: Exception) -> str:
-    """An error of Ray in one line, and what to do where it does not say that itself."""
-    cause = getattr(error, "cause", None)  # what a task raised, without the traceback
-    said = one_line(cause if isinstance(cause, Exception) else error)
-    if isinstance(error, ConnectionError) and "connect to Ray cluster" in said:
-        said += (
-            "; if it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, or "
-            "RAY_AUTH_TOKEN, as on its machines"
-        )
-    if "Version mismatch" in said:
-        said = " ".join(str(error).split()) + " Install the same versions"
-    return said
 
 
 def _with_model(job: Job) -> tuple[Job, bytes | None]:
