@@ -28,6 +28,7 @@ PARTS = {
     "balance": "InvertedPendulum-v5 without physics",
     "hopper": "Hopper-v5 with a simulator that is 20% too heavy",
     "sweep": "sweeps: what handing out trainings costs, and two workers against one",
+    "scale": "what many runs cost, and what that predicts of more",
     "rigs": "real episodes from several slow environments at once",
     "reliability": "what a run survives: kills, damaged files, a million updates",
     "ray_faults": "trainings through Ray whose workers are killed",

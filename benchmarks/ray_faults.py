@@ -14,11 +14,13 @@ import re
 import signal
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from dynasac import checkpoint
-from dynasac.sweep.pool import Pool
+from dynasac.sweep import Sweep, sweep
+from dynasac.sweep.pool import Event
 from dynasac.sweep.ray_pool import RayPool
 from dynasac.sweep.work import Job
 
@@ -33,7 +35,7 @@ LONGEST_WAIT = 2.0
 
 SETTINGS = {
     "real_episodes": 4,
-    "sac.hidden": [32, 32],
+    "sac.hidden": (32, 32),
     "sac.batch_size": 32,
     "updates_per_real_step": 1,
     "replay_capacity": 1000,
@@ -41,29 +43,25 @@ SETTINGS = {
 }
 
 
-def job(seed: int) -> Job:
-    return Job(f"seed-{seed}", "Pendulum-v1", seed, SETTINGS, "none", evaluation_episodes=2)
-
-
 def run(quick: bool) -> dict:
     trainings, kills = (10, 2) if quick else (TRAININGS, KILLS)
-    jobs = [job(seed) for seed in range(trainings)]
     with tempfile.TemporaryDirectory() as name:
         disturbed, calm = Path(name) / "disturbed", Path(name) / "calm"
-        killer = Killer(kills, trainings)
+        killer, told = Killer(kills, trainings), Told()
         started = time.monotonic()
-        with contextlib.closing(RayPool("local", disturbed)) as pool:
-            told = driven(pool, jobs, disturbed, killer)
+        content = swept(disturbed, trainings, told, killer)
         seconds = time.monotonic() - started
-        whole = [each for each in jobs if (disturbed / each.name / "summary.json").exists()]
-        hit = [each for each in whole if told.lost[each.name]]
-        again = hit + [each for each in whole if each not in hit][:UNDISTURBED]
+        runs = [each for trial in content["trials"] for each in trial["runs"]]
+        whole = [each["directory"] for each in runs if each["status"] == "done"]
+        hit = [name for name in whole if told.lost[name]]
+        # those that were hit lie anywhere among them: their seeds are trained again, and a few more
+        again = hit + [name for name in whole if name not in hit][:UNDISTURBED]
         with contextlib.closing(RayPool("local", calm)) as pool:
-            driven(pool, again, calm, Killer(0, trainings))
-        touched = [each for each in whole if written(disturbed, each) != told.written[each.name]]
+            driven(pool, [told.jobs[name] for name in again])
+        touched = [name for name in whole if written(disturbed, name) != told.written[name]]
         repeated = sum(count - 1 for count in told.done.values()) + len(touched)
-        summaries = [checkpoint.read_json(disturbed / each.name / "summary.json") for each in whole]
-        identical = sum(same(disturbed / each.name, calm / each.name) for each in again)
+        summaries = [checkpoint.read_json(disturbed / name / "summary.json") for name in whole]
+        identical = sum(same(disturbed / name, calm / name) for name in again)
     found = {
         "trainings": trainings,
         "kills": killer.killed,
@@ -72,7 +70,7 @@ def run(quick: bool) -> dict:
         "gone_on_with_from_a_checkpoint": told.resumed,
         "results": len(whole),
         "repeated": repeated,
-        "failed": told.failed,
+        "failed": [each["directory"] for each in runs if each["status"] == "failed"],
         "compared": len(again),
         "identical": identical,
         "seconds_of_all": round(seconds, 1),
@@ -93,47 +91,65 @@ def run(quick: bool) -> dict:
     }
 
 
-class Told(NamedTuple):
+@dataclass
+class Told:
     """What became of trainings; how often, by their names."""
 
-    done: collections.Counter[str]
-    lost: collections.Counter[str]
-    failed: list[str]
-    resumed: int
-    written: dict[str, int]
+    done: collections.Counter[str] = field(default_factory=collections.Counter)
+    lost: collections.Counter[str] = field(default_factory=collections.Counter)
+    resumed: int = 0
+    written: dict[str, int] = field(default_factory=dict)
     """when the summary was written with which each was done"""
+    jobs: dict[str, Job] = field(default_factory=dict)
 
 
-def driven(pool: Pool, jobs: list[Job], output: Path, killer: "Killer") -> Told:
-    """Have all of them done, and those that were lost again."""
-    waiting, running = list(reversed(jobs)), {}
-    done, lost, failed, resumed = collections.Counter(), collections.Counter(), [], 0
-    stamps = {}
-    while waiting or running:
-        while waiting and len(running) < pool.slots:
-            following = waiting.pop()
-            resumed += bool(checkpoint.numbered(output / following.name / "checkpoints"))
-            running[following.name] = following
-            pool.submit(following)
-        for event in pool.events(0.1):
-            if event.kind == "row":
-                continue
-            over = running.pop(event.name)
+class Disturbed:
+    """A pool some of whose workers are killed, and which keeps account of what came of it."""
+
+    def __init__(self, output: Path, told: Told, killer: "Killer"):
+        self._pool, self._output = RayPool("local", output), output
+        self._told, self._killer = told, killer
+        self.slots = self._pool.slots
+        self.stop, self.close = self._pool.stop, self._pool.close
+
+    def submit(self, job: Job) -> None:
+        saved = checkpoint.numbered(self._output / job.name / "checkpoints")
+        self._told.resumed += bool(saved)
+        self._told.jobs[job.name] = job
+        self._pool.submit(job)
+
+    def events(self, seconds: float) -> list[Event]:
+        found = self._pool.events(min(seconds, 0.1))
+        for event in found:
             if event.kind == "done":
-                done[event.name] += 1
-                stamps[event.name] = written(output, over)
+                self._told.done[event.name] += 1
+                self._told.written[event.name] = written(self._output, event.name)
             elif event.kind == "lost":
-                lost[event.name] += 1
-                waiting.append(over)
-            else:
-                failed.append(f"{event.name} {event.kind}: {event.why}")
-        killer.look(done.total())
-    return Told(done, lost, failed, resumed, stamps)
+                self._told.lost[event.name] += 1
+        self._killer.look(self._told.done.total())
+        return found
 
 
-def written(output: Path, job: Job) -> int:
+def swept(output: Path, trainings: int, told: Told, killer: "Killer") -> dict[str, Any]:
+    """What a sweep comes to some of whose workers are killed."""
+    asked = Sweep(
+        ("Pendulum-v1",), model="none", seeds=trainings, fixed=SETTINGS, evaluation_episodes=2
+    )
+    return sweep(asked, output, lambda place: Disturbed(place, told, killer))
+
+
+def driven(pool: RayPool, jobs: list[Job]) -> None:
+    """Have all of them done by workers that nobody kills."""
+    for job in jobs:
+        pool.submit(job)
+    left = len(jobs)
+    while left:
+        left -= sum(event.kind != "row" for event in pool.events(1.0))
+
+
+def written(output: Path, name: str) -> int:
     """When the summary of a training was written, ns."""
-    return (output / job.name / "summary.json").stat().st_mtime_ns
+    return (output / name / "summary.json").stat().st_mtime_ns
 
 
 class Killer:

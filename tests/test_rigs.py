@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 
+import far
 import gymnasium as gym
 import jax
 import numpy as np
 import pytest
-import rig
 from conftest import SMALL
 from test_environments import StopAt, same, stored
 
@@ -293,7 +293,7 @@ def test_rigs_that_cannot_be(tmp_path, monkeypatch):
     agent = agent_on(tmp_path)
     with pytest.raises(UsageError, match="--rigs 0: from 1 to 1,000"):
         agent.learn(real_episodes=1, rigs=Rigs(0))
-    bare = DynaSAC(rig.Rig(str(tmp_path)), "none", PLANNED)
+    bare = DynaSAC(far.Rig(str(tmp_path)), "none", PLANNED)
     with pytest.raises(UsageError, match="register yours"):
         bare.learn(real_episodes=1, rigs=Rigs(1))
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -302,7 +302,7 @@ def test_rigs_that_cannot_be(tmp_path, monkeypatch):
     agent.learn(real_episodes=1)  # as before
 
 
-class Otherwise(rig.Rig):
+class Otherwise(far.Rig):
     observation_space = gym.spaces.Box(-2.0, 2.0, (1,))
 
 
@@ -410,7 +410,7 @@ def test_a_rig_that_is_killed_is_dropped(ray, tmp_path, caplog, capfd):
 def test_a_training_at_the_command_line(ray, tmp_path, caplog):
     place, output = tmp_path / "log", str(tmp_path / "run")
     place.mkdir()
-    gym.register("Hot-v0", "rig:Rig", max_episode_steps=10, kwargs={"log": str(place), "fails": 1})
+    gym.register("Hot-v0", "far:Rig", max_episode_steps=10, kwargs={"log": str(place), "fails": 1})
     words = ["train", "Hot-v0", "--model=none", "--rigs=2", "--real-episodes=3"]
     small = ["--sac.hidden=8", "--sac.batch-size=16", "--evaluation-episodes=0"]
     try:

@@ -9,6 +9,7 @@ task, OUTPUT/trial-0007/TASK/seed-100 of several.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,10 @@ def claim(output: Path, asked: Sweep) -> dict[str, Scale]:
     return scales
 
 
+WRITING = 0.02
+"""the share of the driver's time that writing its table may take"""
+
+
 class Driver:
     """Hands out trainings, and keeps account of what becomes of them."""
 
@@ -112,22 +117,35 @@ class Driver:
         self._length = episodes + 1
         """of the learning curve of each training; where they differ, only its end is looked at"""
         self.entries: list[Entry] = []
+        self._written, self._due = False, 0.0
 
     def run(self, watch: display.Watch) -> None:
         """Until nothing is left to do."""
         self._watch = watch
         for trial in self._source.earlier():
             self._open(trial)
-        while True:
-            self._hand_out()
+        try:
+            while True:
+                self._hand_out()
+                self._written = False
+                if not self._running:
+                    break
+                ended = False
+                while not ended:
+                    self._write_when_due()
+                    for event in self._pool.events(1.0):
+                        ended |= self._heard(event)
+                    watch.waiting()
+        finally:
             table.write(self._output, self.content())
-            if not self._running:
-                break
-            ended = False
-            while not ended:
-                for event in self._pool.events(1.0):
-                    ended |= self._heard(event)
-                watch.waiting()
+
+    def _write_when_due(self) -> None:
+        """Write the table, but never for more than a small share of the time: it grows."""
+        began = time.monotonic()
+        if not self._written and began >= self._due:
+            table.write(self._output, self.content())
+            self._written, now = True, time.monotonic()
+            self._due = now + (now - began) / WRITING
 
     def content(self) -> dict[str, Any]:
         """What sweep.json holds."""
@@ -139,6 +157,7 @@ class Driver:
             waiting = (
                 (one, each)
                 for one in self.entries
+                if one.state == "open"
                 for each in one.trainings
                 if each.status == "waiting"
             )

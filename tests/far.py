@@ -58,4 +58,4 @@ class Rig(probes.Probe):
 
 
 if "TestRig-v0" not in gym.registry:
-    gym.register("TestRig-v0", entry_point="rig:Rig", max_episode_steps=10)
+    gym.register("TestRig-v0", entry_point="far:Rig", max_episode_steps=10)
