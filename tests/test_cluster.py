@@ -188,6 +188,12 @@ def test_machines_with_other_versions_are_refused(pool, monkeypatch):
         cluster.check_versions(pool._ray)
 
 
+def test_with_no_processor_for_a_moment_trainings_wait(pool, monkeypatch):
+    monkeypatch.setattr(pool._ray, "cluster_resources", dict)
+    pool.events(0.0)
+    assert pool.slots == 1
+
+
 def test_where_the_queue_is_lost_so_are_the_trainings(pool, folder):
     pool.submit(job("queued", ENDLESS))
     until_saved(pool, folder / "queued")

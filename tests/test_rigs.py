@@ -218,6 +218,17 @@ def test_an_environment_that_fails_is_begun_again_and_then_given_up(tmp_path, by
     ]
 
 
+def test_nothing_is_moved_again_once_it_is_to_stop(tmp_path, by_step):
+    agent = agent_on(tmp_path, fails=9)
+    stopped, sent = [], []
+    order = training._order(agent.task, agent.state, 0)
+    for part in parts(agent.env, order, agent.state.sac.actor, 5, lambda: bool(stopped)):
+        sent.append(part)
+        if part.failure:
+            stopped.append(True)
+    assert len([part for part in sent if part.failure]) == 1
+
+
 def test_an_episode_without_a_step_is_none(tmp_path, by_step):
     line = InProcess(3, tmp_path, killed={0: 0, 2: 10})
     agent = agent_on(tmp_path).learn(real_episodes=5, rigs=Fake(line))
@@ -261,6 +272,25 @@ def test_what_was_under_way_comes_home_when_training_is_interrupted(tmp_path, by
     agent.learn(real_episodes=9, rigs=Fake(InProcess(3, tmp_path)))
     assert agent.state.counts.real_episodes == 9
     assert all_came_home(agent, tmp_path)
+
+
+def test_what_comes_home_in_a_phase_of_planning_begins_that_anew(tmp_path, by_step):
+    class Phases(Silent):
+        def progress(self, state, phase):
+            if phase == "plan" and state.counts.phase_updates:
+                raise KeyboardInterrupt
+
+    agent = agent_on(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(real_episodes=1, observer=Phases())
+    state, task = agent.state, agent.task
+    order = training._order(task, state, 0)
+    episode = list(parts(agent.env, order, state.sac.actor, 0, lambda: False))
+    after = training.take_in(task, state, [episode], Silent())
+    assert after.counts.real_episodes == 1
+    assert after.counts.phase_updates == 0
+    assert training._same(after.sac, state.earlier)
+    assert training._same(after.earlier, state.earlier)
 
 
 def test_a_run_that_is_stopped_keeps_what_was_under_way(tmp_path, by_step):

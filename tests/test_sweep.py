@@ -15,7 +15,7 @@ import pytest
 from conftest import same_run
 from rich.console import Console
 
-from dynasac import UsageError, checkpoint, recording, runs, sweep
+from dynasac import DynaSAC, UsageError, checkpoint, recording, runs, sweep
 from dynasac.sweep import LocalPool, Range, Sweep, display, scores, spec, table
 from dynasac.sweep.pool import Event, Pool
 from dynasac.sweep.scores import Scale
@@ -493,6 +493,8 @@ def test_a_failed_seed_ends_its_trial(tmp_path):
     assert [trial["state"] for trial in content["trials"]] == ["failed", "complete"]
     assert statuses(content)[0] == ["failed", "dropped", "dropped"]
     assert content["trials"][0]["runs"][0]["happened"] == ["failed: reward is nan"]
+    again, _ = swept(asked, tmp_path / "out", script)
+    assert statuses(again) == statuses(content)
 
 
 @optuna
@@ -592,6 +594,24 @@ def test_a_run_without_a_checkpoint_is_begun_again_and_a_finished_one_is_not(tmp
     (run / "summary.json").unlink()
     again = work(job, run, seen.append)
     assert again["evaluation"] == first["evaluation"]
+
+
+@pytest.mark.parametrize("model", ["none", "ensemble"])
+@pytest.mark.parametrize("preset", ["default", "seed"])
+def test_every_model_and_preset_can_be_gone_on_with(model, preset):
+    job = Job("run", "Pendulum-v1", 3, {"adapt": "auto"}, model, preset)
+    agent = DynaSAC(job.env, job.model, config_of(job), job.seed)
+    asked = recording.asked_for(agent, model, preset)
+    assert differing(job, json.loads(json.dumps(asked))) == []
+
+
+def test_a_directory_that_was_claimed_half_is_free(tmp_path):
+    (tmp_path / ".asked.json.x.partial").touch()
+    with runs.held(tmp_path, "sweep"):
+        pass
+    (tmp_path / "notes").touch()
+    with pytest.raises(UsageError, match="already holds something"), runs.held(tmp_path, "sweep"):
+        pass
 
 
 def test_a_training_stops_when_it_is_asked_to_and_goes_on(tmp_path):

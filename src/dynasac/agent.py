@@ -132,8 +132,8 @@ class DynaSAC:
         given = resolved(model, self.env, spaces)
         named = model if isinstance(model, str) else "auto"
         self.config = config or presets.preset("default", named)
-        if named in ("none", "ensemble"):
-            self.config = dataclasses.replace(self.config, adapt=named)
+        adapt = presets.adapting(named, self.config.adapt)
+        self.config = dataclasses.replace(self.config, adapt=adapt)
         if self.config.adapt in ("identify", "residual") and not isinstance(given, DynamicsModel):
             raise UsageError(
                 f"--adapt {self.config.adapt} needs a model that is written as equations"

@@ -174,19 +174,29 @@ LONGEST_PAUSE = 30.0
 """seconds before another attempt, at most"""
 
 
-def begin_again(error: Failure, failed: int, retries: int) -> None:
+LOOK_SECONDS = 0.1
+"""between two looks whether to stop, in a pause"""
+
+
+def begin_again(
+    error: Failure, failed: int, retries: int, stopped: Callable[[], bool] = lambda: False
+) -> None:
     """Tell of a failure and wait a moment, longer each time; or raise it, where that is enough.
 
     Arguments:
         failed: how often the same episode failed before.
         retries: how often it may be begun again.
+        stopped: ends the wait.
     """
     if failed >= retries or isinstance(error, Unusable):
         raise error
     pause = min(2.0 ** (failed - 1), LONGEST_PAUSE) if failed else 0.0
     waits = f" in {pause:g} s" if pause else ""
     LOG.warning("%s; begun again%s, retry %d of %d", error, waits, failed + 1, retries)
-    time.sleep(pause)
+    for _ in range(round(pause / LOOK_SECONDS)):
+        if stopped():
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 def close(env: gym.Env) -> None:

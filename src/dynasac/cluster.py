@@ -57,7 +57,9 @@ def connected(address: str) -> Iterator[ModuleType]:
     with contextlib.ExitStack() as held:
         variables = dict(held.enter_context(processes.environment()))
         del variables["PYTHONPATH"]  # other machines have other places
-        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="dynasac-"))
+        folder = held.enter_context(
+            tempfile.TemporaryDirectory(prefix="dynasac-", ignore_cleanup_errors=True)
+        )
         options: dict[str, Any] = {}
         if local:
             variables["TMPDIR"] = folder  # what workers leave behind that were killed

@@ -156,7 +156,9 @@ def parts(
             return
         except border.Failure as error:
             yield Part(_stacked(steps), returned, str(error))
-            border.begin_again(error, failed, retries)
+            border.begin_again(error, failed, retries, stopped)
+            if stopped():  # nothing real is moved any more
+                return
             failed += 1
             order = order._replace(
                 attempt=order.attempt + 1, random_steps=max(0, order.random_steps - taken)

@@ -122,6 +122,11 @@ def preset(name: str, model: str = "auto") -> Config:
     return MODEL_FREE if model == "none" else LEARNED
 
 
+def adapting(model: str, asked: Asked) -> Asked:
+    """How a model as it is named on the command line is adapted, where that leaves a choice."""
+    return model if model in ("none", "ensemble") else asked
+
+
 def with_real_episodes(config: Config, count: int) -> Config:
     """The same settings for another number of real episodes."""
     return dataclasses.replace(config, real_episodes=count)

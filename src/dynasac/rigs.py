@@ -160,15 +160,17 @@ class Fleet:
         return [self._handed_over(number) for number in self._ended()]
 
     def close(self) -> list[list[Part]]:
-        self._line.stop()
-        until = time.monotonic() + CLOSE_SECONDS
-        while not all(episode.ended for episode in self._under_way.values()):
-            left = until - time.monotonic()
-            if left <= 0:
-                break
-            self._listen(left)
+        try:
+            self._line.stop()
+            until = time.monotonic() + CLOSE_SECONDS
+            while not all(episode.ended for episode in self._under_way.values()):
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._listen(left)
+        finally:
+            self._line.close()
         late = [self._under_way.pop(number).parts for number in sorted(self._under_way)]
-        self._line.close()
         return [arrived for arrived in late if arrived]
 
     def _listen(self, seconds: float) -> None:

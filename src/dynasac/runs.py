@@ -113,7 +113,10 @@ def held(output: Path, kind: str) -> Iterator[None]:
         UsageError: another one does, or `output` holds something else or cannot be written.
     """
     strange = output.exists() and not (output / "asked.json").exists()
-    if strange and (not output.is_dir() or any(output.iterdir())):
+    partial = checkpoint.PARTIAL  # of one that was killed as it began
+    if strange and not (
+        output.is_dir() and all(path.name.endswith(partial) for path in output.iterdir())
+    ):
         raise UsageError(f"{output} already holds something: choose another --output")
     busy = f"is in use by another {kind}: wait for it, or choose another --output"
     with locked(output, busy):
@@ -406,6 +409,11 @@ def plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def listed(value: Any) -> Any:
+    """As JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted names."""
     found: dict[str, Any] = {}
@@ -415,6 +423,20 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+_compiled = threading.local()
+"""seconds of each thread, as `seconds`"""
+
+
+def _heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    del kwargs
+    if event.startswith("/jax/core/compile/"):
+        _compiled.seconds = getattr(_compiled, "seconds", 0.0) + duration_secs
+
+
+# once in a process: what is registered stays
+jax.monitoring.register_event_duration_secs_listener(_heard)
+
+
 class CompileClock:
     """Seconds that JAX spent on tracing and compiling, in this thread, since this was made.
 
@@ -422,15 +444,11 @@ class CompileClock:
     """
 
     def __init__(self):
-        self.seconds = 0.0
-        self._thread = threading.get_ident()
-        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        self._before = getattr(_compiled, "seconds", 0.0)
 
-    def _heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        del kwargs
-        ours = threading.get_ident() == self._thread
-        if ours and event.startswith("/jax/core/compile/"):
-            self.seconds += duration_secs
+    @property
+    def seconds(self) -> float:
+        return getattr(_compiled, "seconds", 0.0) - self._before
 
 
 def _missing(value: Any) -> bool:

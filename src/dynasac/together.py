@@ -11,6 +11,7 @@ not go through it: no real system waits for another.
 import contextlib
 import inspect
 import threading
+import traceback
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from jax.interpreters import batching
 
 from . import memory, planning, recording, training
 from .agent import DynaSAC, Silent
-from .errors import UsageError
+from .errors import UsageError, one_line
 from .evaluation import Evaluation
 from .models import HostModel
 from .processes import processors
@@ -141,8 +142,13 @@ def _side_by_side(
     def thread_of(index: int, stop: Stop) -> None:
         try:
             outcomes[index] = work(index, stop)
-        except BaseException as error:
+        except (UsageError, Interrupted, KeyboardInterrupt) as error:
             outcomes[index] = error
+        except Exception as error:  # environment and model are the user's code
+            traceback.print_exception(error)
+            outcomes[index] = UsageError(one_line(error))
+        except SystemExit:
+            outcomes[index] = UsageError("its environment or model ended the program")
         finally:
             compute.leave()
 
@@ -179,10 +185,6 @@ def _side_by_side(
         finally:
             for agent in agents:
                 agent.task = agent.task._replace(compute=training.at_once)
-    expected = (UsageError, Interrupted, KeyboardInterrupt)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, expected):
-            raise outcome
     return outcomes
 
 
@@ -232,6 +234,7 @@ class OneCall(Turns):
 
     def __init__(self, learners: int):
         super().__init__()
+        batching.fancy_primitive_batchers[random_bits_p] = _bits
         self._learners = self._here = learners
         self._waiting: list[_Call] = []
         self._lock = threading.Lock()
@@ -323,6 +326,3 @@ def _bits(axis, keys, dims, **parameters):
         return _usual_bits(axis, keys, dims, **parameters)
     (keys,), (dim,) = keys, dims
     return jax.lax.map(lambda key: random_bits_p.bind(key, **parameters), keys), dim
-
-
-batching.fancy_primitive_batchers[random_bits_p] = _bits

@@ -440,6 +440,9 @@ def take_in(
     """
     if not episodes:
         return state
+    if state.counts.phase_updates:  # planning under way begins anew, with the new rows
+        counts = state.counts._replace(phase_updates=0)
+        state = state._replace(sac=state.earlier, counts=counts)
     before, safer = state, _safer(task, state.counts)
     state = _copied(state)._replace(earlier=state.sac)
     for arrived in episodes:
@@ -505,27 +508,30 @@ def _same(ours, theirs) -> bool:
 
 def adapt(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
     """Try the model on all real transitions, if there are new ones, and make the best of it."""
-    known, before = state.counts.real_transitions, state.adaptation
+    counts, before = state.counts, state.adaptation
+    known = counts.real_transitions
     if before.after_transitions >= known:
         return state
+    # of a phase of planning that is given up for one with more transitions
+    unplanned = before.after_transitions > counts.planned_steps + counts.planned_logged
     if task.config.adapt == "none":
         same = before._replace(after_transitions=known, changed=False)
         return state._replace(adaptation=same)
     observer.progress(state, "adapt")
-    return state._replace(
-        adaptation=task.compute(
-            ladder.climb,
-            task.model,
-            task.config.adapt,
-            replay.in_order(state.replay),
-            known,
-            before,
-            task.spaces,
-            task.config.planning,
-            task.config.ensemble,
-            task.seed,
-        )
+    after = task.compute(
+        ladder.climb,
+        task.model,
+        task.config.adapt,
+        replay.in_order(state.replay),
+        known,
+        before,
+        task.spaces,
+        task.config.planning,
+        task.config.ensemble,
+        task.seed,
     )
+    changed = after.changed or (before.changed and unplanned)
+    return state._replace(adaptation=after._replace(changed=changed))
 
 
 def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ..runs import Run
 
 
+MOST_SEEDS = 1000
+"""of one process; `dynasac sweep` has as many as one likes"""
+
+
 class _Seed(NamedTuple):
     agent: "DynaSAC"
     run: "Run"
@@ -30,8 +34,8 @@ def train(asked: Train) -> int:
     """
     from .. import recording, together
 
-    if asked.seeds is not None and asked.seeds < 1:
-        raise UsageError(f"--seeds {asked.seeds}: at least 1")
+    if asked.seeds is not None and not 1 <= asked.seeds <= MOST_SEEDS:
+        raise UsageError(f"--seeds {asked.seeds}: from 1 to {MOST_SEEDS:,}")
     with contextlib.ExitStack() as stack:
         begun = _resumed if asked.resume else _new
         output, seeds, errors = begun(asked, stack)
@@ -118,7 +122,7 @@ def _resumed(
     if asked.seeds not in (None, len(directories)):
         held = f"{len(directories)} seeds" if directories else "a single run"
         raise UsageError(f"{output} holds {held}, not {asked.seeds} seeds: leave --seeds out")
-    asked.refuse_changes(directories[0])
+    asked.refuse_changes(output)
     stack.enter_context(runs.locked(output, runs.BUSY))
     seeds, errors = [], {}
     for directory in directories:

@@ -82,6 +82,8 @@ class Sweep:
 
         if not self.what:
             raise UsageError("name a TOML file, or at least one environment")
+        if self._file and len(self.what) > 1:
+            raise UsageError(f"{self.what[1]}: beside a TOML file there is nothing else to name")
         content = spec.read_toml(self._file) if self._file else {"envs": list(self.what)}
         said = {
             name: value

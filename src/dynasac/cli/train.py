@@ -84,6 +84,8 @@ class Train:
 
         if self.rigs < 0:
             raise UsageError(f"--rigs {self.rigs}: must be at least 0")
+        if not self.rigs and (self.rigs_in_order or self.ray_address != "local"):
+            raise UsageError("--rigs-in-order and --ray-address are about rigs: give --rigs too")
         rigs = Rigs(self.rigs, self.rigs_in_order, self.ray_address) if self.rigs else None
         agent, run, said = self.resumed() if self.resume else self._new()
         print(*said, sep="\n", end="\n" if said else "", file=sys.stderr if self.resume else None)
@@ -245,7 +247,7 @@ def own(directory: Path) -> Train:
         UsageError: it is no run directory, or damaged.
     """
     if not (directory / "config.json").exists():
-        directory = next(iter(seed_directories(directory)), directory)
+        directory = next(filter(_readable, seed_directories(directory)), directory)
     asked = read_json(directory / "config.json")
     env, model = asked.get("env_id"), asked.get("model")
     like = Train(env="")
@@ -261,6 +263,12 @@ def own(directory: Path) -> Train:
         settings=presets.from_plain(asked.get("settings", {})),
         **told,  # pyright: ignore[reportArgumentType]
     )
+
+
+def _readable(directory: Path) -> bool:
+    with contextlib.suppress(UsageError):
+        return bool(read_json(directory / "config.json"))
+    return False
 
 
 def _print_result(agent, measured, directory: Path) -> None:

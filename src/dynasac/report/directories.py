@@ -165,7 +165,7 @@ def settings(asked: Json) -> Settings:
         name: (value, theirs[name])
         for name, value in ours.items()
         # what the preset leaves open was filled in by the environment, not asked for
-        if theirs.get(name) is not None and _listed(theirs[name]) != _listed(value)
+        if theirs.get(name) is not None and runs.listed(theirs[name]) != runs.listed(value)
     }
     return Settings(preset, changed, ours)
 
@@ -173,10 +173,6 @@ def settings(asked: Json) -> Settings:
 def _named(content: Json) -> Json:
     """Settings by the names of the command line."""
     return {name.replace("_", "-"): value for name, value in runs.flat(content).items()}
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def number(value: Any) -> float | None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -223,7 +224,8 @@ class _Worker:
         return [Event(self.job.name, "lost", why=why)]
 
     def end(self) -> None:
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):  # and what the environment has started
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -37,6 +37,10 @@ WAIT_SECONDS = 0.1
 """between two looks of the driver for what came"""
 MOST_FILES, MOST_BYTES = 1000, 4_000_000_000
 """that may come at a time from one training"""
+TASKS_OF_A_WORKER = 50
+"""after which another process takes its place: what it compiled stays in its memory"""
+STOP_SECONDS = 10.0
+"""after which a training that was asked to stop is asked again"""
 LETTERS = 100
 """that wait for the driver at most; who writes more waits too"""
 
@@ -85,13 +89,15 @@ class RayPool:
         self._output = output
         self._attempts: dict[str, Attempt] = {}
         """by the names of their jobs"""
-        self._asked: set[str] = set()
-        """to stop"""
+        self._asked: dict[str, float] = {}
+        """to stop, and when last"""
         self._numbers = itertools.count()
         self._held = contextlib.ExitStack()
         try:
             self._ray = self._held.enter_context(cluster.connected(address))
-            self._task = self._ray.remote(num_cpus=1, max_retries=0)(train)
+            self._task = self._ray.remote(num_cpus=1, max_retries=0, max_calls=TASKS_OF_A_WORKER)(
+                train
+            )
             self._queue = self._new_queue()
         except BaseException:
             self.close()
@@ -105,13 +111,17 @@ class RayPool:
         paths = processes.module_paths()
         task = self._task.remote(shipped, model, files, paths, self._queue, number)
         self._attempts[job.name] = Attempt(number, job.name, task)
-        self._asked.discard(job.name)
+        self._asked.pop(job.name, None)
 
     def stop(self, name: str) -> None:
         """See `Pool`."""
         if name in self._attempts and name not in self._asked:
-            self._asked.add(name)
-            self._ray.cancel(self._attempts[name].task)
+            self._ask(name)
+
+    def _ask(self, name: str) -> None:
+        self._asked[name] = time.monotonic()
+        # not what the worker is sending just now
+        self._ray.cancel(self._attempts[name].task, recursive=False)
 
     def events(self, seconds: float) -> list[Event]:
         """See `Pool`.
@@ -122,6 +132,10 @@ class RayPool:
         deadline = time.monotonic() + seconds
         while not (found := self._look()) and time.monotonic() < deadline:
             time.sleep(WAIT_SECONDS)
+        for name, when in list(self._asked.items()):
+            # an interrupt can come to nothing, as where Python is just deleting an object
+            if name in self._attempts and time.monotonic() - when > STOP_SECONDS:
+                self._ask(name)
         self.slots = self._processors()
         return found
 
@@ -137,7 +151,8 @@ class RayPool:
         return Queue(LETTERS, actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def _processors(self) -> int:
-        return int(self._ray.cluster_resources().get("CPU", 0))
+        # with none for a moment, tasks wait for a machine
+        return max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def _look(self) -> list[Event]:
         """What has happened."""
@@ -159,7 +174,7 @@ class RayPool:
         """The process that held it is gone, and what was in it."""
         lost, self._attempts = list(self._attempts.values()), {}
         for attempt in lost:
-            self._ray.cancel(attempt.task, force=True)
+            self._ray.cancel(attempt.task, force=True, recursive=False)
         self._queue = self._new_queue()
         why = "the process that held what had come from the workers is gone"
         return [Event(attempt.name, "lost", why=why) for attempt in lost]
@@ -172,7 +187,7 @@ class RayPool:
             check_files(letter.files)
         except UsageError as error:
             del self._attempts[attempt.name]
-            self._ray.cancel(attempt.task, force=True)
+            self._ray.cancel(attempt.task, force=True, recursive=False)
             yield Event(attempt.name, "failed", why=str(error))
             return
         write_files(self._output / attempt.name, letter.files)
@@ -219,7 +234,8 @@ def train(
         attempt: what they are to be signed with.
     """
     sys.path += [path for path in paths if path not in sys.path]
-    with tempfile.TemporaryDirectory(prefix="dynasac-") as folder, contextlib.chdir(folder):
+    place = tempfile.TemporaryDirectory(prefix="dynasac-", ignore_cleanup_errors=True)
+    with place as folder, contextlib.chdir(folder):
         if model is not None:
             Path(job.model.rpartition(":")[0]).write_bytes(model)
         directory = Path(folder) / "run"
@@ -242,6 +258,10 @@ def _worked(job: Job, directory: Path, watch: Callable[[Row], None]) -> Outcome:
     except UsageError as error:
         return Outcome("failed", why=str(error), traceback=traceback.format_exc())
     except Exception as error:  # environment and model are the user's code
+        from ray.exceptions import RayError
+
+        if isinstance(error, RayError):
+            raise
         return Outcome("failed", why=one_line(error), traceback=traceback.format_exc())
 
 

@@ -212,7 +212,7 @@ class Search:
         """The preset's own values of what is searched, as far as they are among them."""
         sweep = self._sweep
         values = runs.flat(runs.plain(presets.preset(sweep.preset, sweep.model)))
-        values = {name: _listed(values[name]) for name in sweep.search}
+        values = {name: runs.listed(values[name]) for name in sweep.search}
         return {
             name: _as_param(value)
             for name, value in values.items()
@@ -224,10 +224,6 @@ class Search:
         if isinstance(one, Choices):
             return value in one.values
         return type(value) in (int, float) and one.low <= value <= one.high
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _as_param(value: Any) -> Any:

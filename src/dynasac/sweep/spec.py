@@ -131,7 +131,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            return tomllib.loads(file.read(LONGEST_FILE).decode())
+            content = file.read(LONGEST_FILE + 1)
+        if len(content) > LONGEST_FILE:
+            raise ValueError(f"it has more than {LONGEST_FILE:,} bytes")
+        return tomllib.loads(content.decode())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are such
@@ -388,6 +391,9 @@ def from_flags(
         UsageError: one is not of that form.
     """
     found = dict(content)
+    for name in ("settings", "search"):
+        if not isinstance(found.get(name, {}), dict):
+            raise UsageError(f"{name} must be a table, [{name}], not {found[name]!r}")
     if settings:
         beside = {name: _one_or_several(text) for name, text in map(_split, settings)}
         found["settings"] = {**found.get("settings", {}), **beside}

@@ -71,6 +71,8 @@ def entry(sweep: Sweep, trial: Trial, earlier: Mapping[str, Mapping[str, Any]]) 
         each.attempts = attempts if type(attempts) is int and attempts > 0 else 0
         if isinstance(happened, list):
             each.happened = [said for said in happened if isinstance(said, str)]
+        if before.get("status") == "failed" and trial.state != "open":
+            each.status = "failed"
         if before.get("status") == "running":
             each.happened.append("the sweep ended")
     return Entry(trial, trainings, trial.state)

@@ -62,6 +62,7 @@ def _asked(job: Job) -> dict[str, Any]:
         for group in groups:
             place = place[group]
         place[last] = value
+    plain["adapt"] = presets.adapting(job.model, plain["adapt"])
     return plain
 
 
@@ -76,13 +77,12 @@ def differing(job: Job, asked: dict[str, Any]) -> list[str]:
     told = {"preset": job.preset, "seed": job.seed, "evaluation_episodes": job.evaluation_episodes}
     return [
         *(name for name, value in told.items() if asked.get(name) != value),
-        *(name for name, value in ours.items() if _listed(theirs.get(name)) != _listed(value)),
+        *(
+            name
+            for name, value in ours.items()
+            if runs.listed(theirs.get(name)) != runs.listed(value)
+        ),
     ]
-
-
-def _listed(value: Any) -> Any:
-    """As JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def finished(job: Job, directory: Path) -> dict[str, Any] | None:
