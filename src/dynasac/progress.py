@@ -118,6 +118,17 @@ def _after(counts: Counts) -> str:
     return f"after {logged:,} logged transitions{f' and {lived}' if episodes else ''}"
 
 
+def of_trainings(console: Console) -> Progress:
+    """Bars of many trainings; `left` of each is what is told of the time to come."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+    )
+
+
 class _Speed(ProgressColumn):
     def render(self, task) -> Text:
         speed = task.finished_speed or task.speed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import Progress, TaskID
 
 from .. import progress, runs
 from ..processes import Child, Unwatched, Watch
@@ -36,14 +36,7 @@ def shown(
     if not progress.draws(console):
         yield _Lines(story, console)
         return
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[left]}"),
-        console=console,
-    )
-    with bars:
+    with progress.of_trainings(console) as bars:
         yield _Bars(story, bars)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import Progress, TaskID
 
 from .. import progress
 from ..progress import Running, in_words, seconds_left
@@ -44,14 +44,7 @@ def shown(
     if not progress.draws(console):
         yield _Lines(story, console)
         return
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[left]}"),
-        console=console,
-    )
-    with bars:
+    with progress.of_trainings(console) as bars:
         yield _Bar(story, bars, bars.add_task(story.counted(), total=total, left=""))
 
 
