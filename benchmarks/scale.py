@@ -1,7 +1,7 @@
 """What many runs cost, from measured parts, and what that says of more of them than were tried.
 
 Measured: what a worker takes before its first run; a run's updates, compiling apart, alone and
-beside another; its files; and what the driver takes for each run, with workers that do nothing, so
+beside another; and what the driver takes for each run, with workers that do nothing, so
 that nothing but the driver is timed. From these `predicted` is a worker's time and the driver's,
 whichever is longer. It is held against whole sweeps at one and two workers, of other lengths than
 those that it was made from, and then asked about 10,000 runs on 1,000 cores.
@@ -94,7 +94,6 @@ def run(quick: bool) -> dict:
             workers: _swept(place / f"{workers}-c", runs, workers, checked) for workers in (1, 2)
         }
         driver = [_driven(place / f"driven-{n}", n, cold["summary"]) for n in driven]
-        size, files = _size(place / f"1-{few}")
     costs = {
         workers: _costs(cold, warm, parts[workers], (few, many), driver[-1]["seconds_a_run"])
         for workers in (1, 2)
@@ -111,8 +110,6 @@ def run(quick: bool) -> dict:
     return {
         "costs": {str(workers): one._asdict() for workers, one in costs.items()},
         "driver": driver,
-        "files_of_a_run": files,
-        "megabytes_of_a_run": size / 1e6,
         "checks": {str(workers): one for workers, one in held.items()},
         "runs_on_cores": {
             "runs": FAR,
@@ -122,8 +119,6 @@ def run(quick: bool) -> dict:
             "of_a_core_alone": predicted(costs[1], FAR, 1, UPDATES[-1], compiled=False),
             "driver_seconds": FAR * far.driver,
             "runs_a_second": CORES / (far.run + UPDATES[-1] * far.update),
-            "gigabytes": FAR * size / 1e9,
-            "files": FAR * files,
         },
         "targets": [
             report.target(
@@ -176,10 +171,3 @@ def _driven(output: Path, runs: int, summary: dict[str, Any]) -> dict[str, Any]:
     seconds = time.process_time() - began
     print(f"  the driver, {runs:,} runs: {1e3 * seconds / runs:.1f} ms each", flush=True)
     return {"runs": runs, "seconds_a_run": seconds / runs}
-
-
-def _size(output: Path) -> tuple[float, int]:
-    """Bytes and files of a run directory, on average."""
-    files = [path for path in output.rglob("seed-*/**/*") if path.is_file()]
-    folders = len(list(output.glob("trial-*/seed-*")))
-    return sum(path.stat().st_size for path in files) / folders, len(files) // folders
