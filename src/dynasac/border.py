@@ -179,7 +179,7 @@ LOOK_SECONDS = 0.1
 
 
 def begin_again(
-    error: Failure, failed: int, retries: int, stopped: Callable[[], bool] = lambda: False
+    error: Failure, failed: int, retries: int, stopped: Callable[[], bool] | None = None
 ) -> None:
     """Tell of a failure and wait a moment, longer each time; or raise it, where that is enough.
 
@@ -193,10 +193,12 @@ def begin_again(
     pause = min(2.0 ** (failed - 1), LONGEST_PAUSE) if failed else 0.0
     waits = f" in {pause:g} s" if pause else ""
     LOG.warning("%s; begun again%s, retry %d of %d", error, waits, failed + 1, retries)
+    if stopped is None:
+        time.sleep(pause)
+        return
     for _ in range(round(pause / LOOK_SECONDS)):
-        if stopped():
-            return
-        time.sleep(LOOK_SECONDS)
+        if not stopped():
+            time.sleep(LOOK_SECONDS)
 
 
 def close(env: gym.Env) -> None:

@@ -122,7 +122,7 @@ def preset(name: str, model: str = "auto") -> Config:
     return MODEL_FREE if model == "none" else LEARNED
 
 
-def adapting(model: str, asked: Asked) -> Asked:
+def adapting(model: str, asked: Any) -> Any:
     """How a model as it is named on the command line is adapted, where that leaves a choice."""
     return model if model in ("none", "ensemble") else asked
 
