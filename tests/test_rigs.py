@@ -80,6 +80,18 @@ class InProcess:
             env.close()
 
 
+class StopsPlanning(Silent):
+    """Ctrl-C in the middle of a phase of planning, after so many whole ones."""
+
+    def __init__(self, planned):
+        self.planned = planned
+
+    def progress(self, state, phase):
+        counts = state.counts
+        if phase == "plan" and counts.phase_updates and counts.planned == self.planned:
+            raise KeyboardInterrupt
+
+
 @dataclasses.dataclass
 class Fake:
     """What `Rigs` is, for rigs in this process."""
@@ -258,15 +270,10 @@ def test_when_all_are_gone_everything_is_kept(tmp_path, by_step):
 
 
 def test_what_was_under_way_comes_home_when_training_is_interrupted(tmp_path, by_step):
-    class Phases(Silent):
-        def progress(self, state, phase):
-            if phase == "plan" and state.counts.planned == 2 and state.counts.phase_updates:
-                raise KeyboardInterrupt
-
     agent = agent_on(tmp_path)
     line = InProcess(3, tmp_path, timing=1)
     with pytest.raises(KeyboardInterrupt):
-        agent.learn(real_episodes=9, observer=Phases(), rigs=Fake(line))
+        agent.learn(real_episodes=9, observer=StopsPlanning(2), rigs=Fake(line))
     assert agent.state.counts.real_steps > 10 * agent.state.counts.planned
     assert all_came_home(agent, tmp_path)
     agent.learn(real_episodes=9, rigs=Fake(InProcess(3, tmp_path)))
@@ -275,14 +282,9 @@ def test_what_was_under_way_comes_home_when_training_is_interrupted(tmp_path, by
 
 
 def test_what_comes_home_in_a_phase_of_planning_begins_that_anew(tmp_path, by_step):
-    class Phases(Silent):
-        def progress(self, state, phase):
-            if phase == "plan" and state.counts.phase_updates:
-                raise KeyboardInterrupt
-
     agent = agent_on(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        agent.learn(real_episodes=1, observer=Phases())
+        agent.learn(real_episodes=1, observer=StopsPlanning(0))
     state, task = agent.state, agent.task
     order = training._order(task, state, 0)
     episode = list(parts(agent.env, order, state.sac.actor, 0, lambda: False))
@@ -327,7 +329,8 @@ def test_rigs_that_cannot_be(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="register yours"):
         bare.learn(real_episodes=1, rigs=Rigs(1))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match="--ray-address needs Ray: install it"):
+    missing = r"needs Ray: install it with pip install 'dynasac\[scale\]'"
+    with pytest.raises(UsageError, match=missing):
         agent.learn(real_episodes=1, rigs=Rigs(1))
     agent.learn(real_episodes=1)  # as before
 

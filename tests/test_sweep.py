@@ -559,6 +559,15 @@ def test_a_search_without_optuna_says_how_to_get_it(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_workers_that_cannot_be_had_leave_nothing_behind(tmp_path):
+    def unreachable(output):
+        raise UsageError("no Ray cluster answers")
+
+    with pytest.raises(UsageError, match="no Ray cluster answers"):
+        sweep.sweep(GRID, tmp_path / "out", unreachable)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_table_is_made_anew(tmp_path):
     content, _ = swept(GRID, tmp_path / "out")
     for damage in ("", "[]", '{"trials": [1, {"runs": [2, {"directory": 3}]}]}'):

@@ -129,6 +129,12 @@ def of_trainings(console: Console) -> Progress:
     )
 
 
+def print_counted(console: Console, over: int, total: int, left: str, said: str) -> None:
+    """A line about many trainings, with how many are over and the time that is left."""
+    line = f"[{over} of {total}{', ' if left else ''}{left}] {said}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 class _Speed(ProgressColumn):
     def render(self, task) -> Text:
         speed = task.finished_speed or task.speed

@@ -107,8 +107,6 @@ class Sweep:
 
     def _pool(self) -> Callable[[Path], "Pool"]:
         """What makes the workers."""
-        if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"--jobs {self.jobs}: at least 1")
         if self.ray_address is None:
             from ..sweep import LocalPool
 

@@ -80,13 +80,16 @@ class Train:
 
             return seeds.train(self)
         from .. import recording
-        from ..rigs import Rigs
 
         if self.rigs < 0:
             raise UsageError(f"--rigs {self.rigs}: must be at least 0")
         if not self.rigs and (self.rigs_in_order or self.ray_address != "local"):
             raise UsageError("--rigs-in-order and --ray-address are about rigs: give --rigs too")
-        rigs = Rigs(self.rigs, self.rigs_in_order, self.ray_address) if self.rigs else None
+        rigs = None
+        if self.rigs:
+            from ..rigs import Rigs
+
+            rigs = Rigs(self.rigs, self.rigs_in_order, self.ray_address)
         agent, run, said = self.resumed() if self.resume else self._new()
         print(*said, sep="\n", end="\n" if said else "", file=sys.stderr if self.resume else None)
         with contextlib.closing(agent):

@@ -47,18 +47,16 @@ def sweep(
     Raises:
         UsageError: the sweep makes no sense here, or `output` holds something else or is in use.
     """
-    scores.tasks(asked)
+    scores.check_tasks(asked)
     if asked.search:
         check_installed()
-    with held(output, "sweep"):
+    # before anything is written: a cluster that cannot be reached leaves nothing behind
+    with contextlib.closing(pool(output)) as workers, held(output, "sweep"):
         scales = claim(output, asked)
         source = Search(asked, output / "study.jsonl") if asked.search else Grid(asked)
-        with contextlib.closing(pool(output)) as workers:
-            driver = Driver(asked, output, scales, source, workers)
-            with display.shown(
-                driver.entries, asked.trainings, workers.slots, progress_bar
-            ) as watch:
-                driver.run(watch)
+        driver = Driver(asked, output, scales, source, workers)
+        with display.shown(driver.entries, asked.trainings, workers.slots, progress_bar) as watch:
+            driver.run(watch)
         return driver.content()
 
 

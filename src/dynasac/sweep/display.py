@@ -124,7 +124,5 @@ class _Lines(Watch):
 
     def _print(self, said: str) -> None:
         self._printed = time.monotonic()
-        left = self._story.left()
-        counted = f"{self._story.over()} of {self._story.total}{', ' if left else ''}{left}"
-        line = f"[{counted}] {said}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        story = self._story
+        progress.print_counted(self._console, story.over(), story.total, story.left(), said)

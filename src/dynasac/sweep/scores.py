@@ -36,22 +36,18 @@ PLAIN = Scale(0.0, 1.0)
 """of a task alone: returns as they are"""
 
 
-def tasks(sweep: Sweep) -> dict[str, str]:
-    """The id of each task's environment without its module, by its name.
+def check_tasks(sweep: Sweep) -> None:
+    """Refuse tasks that there are not, before anything is written.
 
     Raises:
         UsageError: there is no such environment, or the model is none of it.
     """
-    found = {}
     for env_id in sweep.envs:
         env = evaluation.make(env_id)
         try:
             resolved(sweep.model, env, spaces_of(env))
-            assert env.spec is not None  # it was made by its id
-            found[task_name(env_id)] = env.spec.id
         finally:
             border.close(env)
-    return found
 
 
 def scales(sweep: Sweep, earlier: Mapping[str, Any]) -> dict[str, Scale]:

@@ -98,12 +98,12 @@ class Search:
     def __init__(self, sweep: Sweep, journal: Path):
         """Open the journal, or begin it.
 
-        Nobody else writes to it meanwhile: who calls this holds its directory.
+        Nobody else writes to it meanwhile: who calls this holds its directory, and has seen to it
+        that Optuna is there (`check_installed`).
 
         Raises:
-            UsageError: Optuna is missing, or the journal cannot be read.
+            UsageError: the journal cannot be read.
         """
-        check_installed()
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend

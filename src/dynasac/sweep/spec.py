@@ -103,24 +103,23 @@ def combinations(sweep: Sweep) -> Iterator[Settings]:
 def jobs(sweep: Sweep, number: int, settings: Settings) -> list[Job]:
     """The trainings of a trial, all tasks of a seed before the next seed."""
     return [
-        Job(
-            name="/".join(
-                [
-                    f"trial-{number:04d}",
-                    *([task_name(env)] if len(sweep.envs) > 1 else []),
-                    f"seed-{seed}",
-                ]
-            ),
-            env=env,
-            seed=seed,
-            settings=settings,
-            model=sweep.model,
-            preset=sweep.preset,
-            evaluation_episodes=sweep.evaluation_episodes,
-        )
+        _job(sweep, number, settings, env, seed)
         for seed in range(sweep.first_seed, sweep.first_seed + sweep.seeds)
         for env in sweep.envs
     ]
+
+
+def _job(sweep: Sweep, number: int, settings: Settings, env: str, seed: int) -> Job:
+    task = [task_name(env)] if len(sweep.envs) > 1 else []
+    return Job(
+        name="/".join([f"trial-{number:04d}", *task, f"seed-{seed}"]),
+        env=env,
+        seed=seed,
+        settings=settings,
+        model=sweep.model,
+        preset=sweep.preset,
+        evaluation_episodes=sweep.evaluation_episodes,
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -357,7 +356,7 @@ def _check_settings(sweep: Sweep) -> None:
     ]
     for settings in [sweep.fixed, *ends] if sweep.search else combinations(sweep):
         try:
-            config_of(jobs(sweep, 0, settings)[0])
+            config_of(_job(sweep, 0, settings, sweep.envs[0], sweep.first_seed))
         except UsageError as error:
             changed = {name: value for name, value in settings.items() if name not in sweep.fixed}
             raise UsageError(f"{error}{f' (with {told(changed)})' if changed else ''}") from None
