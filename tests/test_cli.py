@@ -147,7 +147,7 @@ def test_without_a_model(tmp_path):
         (["Pendulum-v1", "--real-episodes=-1"], r"--real-episodes -1: must be at least 0"),
         (["Pendulum-v1", "--replay-capacity=0"], r"--replay-capacity 0"),
         (["Pendulum-v1", "--planning.horizon=0"], r"--planning.horizon 0"),
-        (["Pendulum-v1", "--planning.horizon=600"], r"at most the batch of 512"),
+        (["Pendulum-v1", "--planning.horizon=600"], r"at most the batch of 256"),
         (["Pendulum-v1", "--planning.updates=-5"], r"--planning.updates -5"),
         (["Pendulum-v1", "--planning.real-fraction=1.5"], r"must be from 0 to 1"),
         (["Pendulum-v1", "--planning.exploration=nan"], r"must be from 0 to 1"),

@@ -77,6 +77,7 @@ def test_an_exact_model_is_used_as_it_is():
     assert not found.changed
     assert found.error < 1e-3
     assert float(found.trust.real_fraction) == pytest.approx(SMALL_PLANNING.real_fraction)
+    assert int(found.trust.value_expansion) == SMALL_PLANNING.value_expansion > 1
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])
@@ -156,6 +157,7 @@ def test_a_model_that_predicts_nothing_leaves_real_transitions_alone():
         ladder._given(arrays(Blind()), lived(arrays(Pendulum())), SPACES), SMALL_PLANNING
     )
     assert float(found.real_fraction) == 1
+    assert int(found.value_expansion) == 1
 
 
 def test_a_model_that_returns_nan_is_replaced():

@@ -23,8 +23,10 @@ def with_(**changes) -> planning.PlanningConfig:
     return dataclasses.replace(SMALL_PLANNING, **changes)
 
 
-def trusting(fraction=0.25, horizon=3, uncertainty=np.inf) -> planning.Trust:
-    return planning.Trust(jnp.float32(fraction), jnp.int32(horizon), jnp.float32(uncertainty))
+def trusting(fraction=0.25, horizon=3, expansion=2, uncertainty=np.inf) -> planning.Trust:
+    return planning.Trust(
+        jnp.float32(fraction), jnp.int32(horizon), jnp.int32(expansion), jnp.float32(uncertainty)
+    )
 
 
 def memory(rows: int = 20, observation: float = -0.75) -> replay.ReplayState:
@@ -47,6 +49,7 @@ starts = eqx.filter_jit(planning.start_observations)
 rollout = eqx.filter_jit(planning.rollout)
 mixed_batches = eqx.filter_jit(planning.mixed_batches)
 better_actions = eqx.filter_jit(planning.better_actions)
+expanded = eqx.filter_jit(planning.expanded)
 update = eqx.filter_jit(sac.update)
 model = jax.tree.map(jnp.asarray, probes.Slide())
 NARROW = Box(jnp.array([-0.3]), jnp.array([0.1]))  # away from resets (0.4 to 0.5) and replay
@@ -310,6 +313,60 @@ def test_planning_uses_nothing_that_the_model_doubts_or_that_is_too_far_ahead(le
     assert np.asarray(found.gain).max() > 0
 
 
+def moves_from(positions) -> Transition:
+    """One step of the model from each, with the action 0.3."""
+    first, action = jnp.asarray(positions)[:, None], jnp.full((len(positions), 1), 0.3)
+    made = jax.vmap(model.step)(
+        first, SPACES.action.from_unit(action), jax.random.split(KEY, len(first))
+    )
+    return Transition(first, action, made.reward, made.next_observation, made.terminated)
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_target_follows_the_policy_as_a_loop_does(learner, steps, entropy):
+    config = dataclasses.replace(SMALL_SAC, entropy_in_target=entropy)
+    batch = moves_from([-0.9, -0.5, 0.1, 0.65, 0.9])
+    assert np.asarray(batch.terminated).any()
+    found = expanded(learner, model, batch, config, SPACES, trusting(expansion=steps), KEY)
+    noises = [
+        jax.random.normal(jax.random.split(jax.random.fold_in(KEY, step))[0], (5, 1))
+        for step in range(steps - 1)
+    ]
+    for row in range(5):
+        x, total = batch.next_observation[row], 0.0
+        weight = 0.0 if batch.terminated[row] else config.discount
+        for noise in noises:
+            if not weight:
+                break
+            unit = SPACES.observation.to_unit(x[None])
+            action, log_prob = learner.actor.sample(unit, noise[row][None])
+            action = action if entropy else learner.actor.mode(unit)
+            step = model.step(x, SPACES.action.from_unit(action[0]), KEY)
+            total += weight * config.reward_scale * step.reward
+            total -= weight * entropy * jnp.exp(learner.log_temperature) * log_prob[0]
+            weight *= 0.0 if step.terminated else config.discount
+            x = step.next_observation
+        np.testing.assert_allclose(found.reward[row], total, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.observation[row], x, rtol=1e-5)
+        np.testing.assert_allclose(found.discount[row], weight, rtol=1e-6)
+    assert 0 < np.count_nonzero(found.discount) < 5  # some go on, some have ended
+
+
+def test_a_target_takes_no_step_that_the_model_doubts(learner):
+    batch = moves_from([-0.9, -0.2, 0.3])
+    doubted = np.asarray(batch.next_observation[:, 0] > 0.2)
+    assert sorted(set(doubted)) == [False, True]
+    found = expanded(
+        learner, Doubtful(), batch, SMALL_SAC, SPACES, trusting(expansion=2, uncertainty=1.0), KEY
+    )
+    gamma = SMALL_SAC.discount
+    np.testing.assert_allclose(found.discount, np.where(doubted, gamma, gamma**2), rtol=1e-6)
+    np.testing.assert_array_equal(
+        found.observation[doubted], np.asarray(batch.next_observation)[doubted]
+    )
+
+
 def test_a_replay_that_a_host_model_filled_is_a_source_of_synthetic_rows(learner):
     filled = memory(30, observation=0.6)
     batch, valid, used = mixed_batches(
@@ -327,7 +384,7 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
     state, sums, made = learner, [], 0
     for index in range(count):
         if index % planning.ROUND == 0:
-            keys = jax.random.split(jax.random.fold_in(KEY, index // planning.ROUND), 3)
+            keys = jax.random.split(jax.random.fold_in(KEY, index // planning.ROUND), 4)
             batches, valid, used = mixed_batches(
                 state,
                 model,
@@ -348,14 +405,17 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
                 better, gain=better.gain * valid[:, : with_().improvement_states]
             )
             noise = jax.random.normal(keys[2], (planning.ROUND, 2, SMALL_SAC.batch_size, 1))
+            after = expanded(state, model, batches, SMALL_SAC, SPACES, trusting(), keys[3])
         turn = index % planning.ROUND
-        batch, counted, improvement, drawn = jax.tree.map(
-            lambda rows, turn=turn: rows[turn], (batches, valid, better, noise)
+        batch, counted, improvement, drawn, following = jax.tree.map(
+            lambda rows, turn=turn: rows[turn], (batches, valid, better, noise, after)
         )
         cosine = 0.5 * (1 + np.cos(np.pi * index / 20))
         low, high = SMALL_SAC.final_learning_rate, SMALL_SAC.learning_rate
         rate = jnp.float32(low + (high - low) * cosine)
-        state, metrics = update(state, batch, counted, rate, SMALL_SAC, SPACES, drawn, improvement)
+        state, metrics = update(
+            state, batch, counted, rate, SMALL_SAC, SPACES, drawn, improvement, following
+        )
         sums.append(metrics)
         made += int(used[turn])
     compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)  # noqa: E731

@@ -67,8 +67,16 @@ def all_of(batch: Transition):
 
 def test_target_bootstraps_unless_terminated():
     batch = transitions([2.0, 2.0, -4.0], np.array([False, True, True]))
-    target = sac.td_target(batch, jnp.array([10.0, 10.0, 10.0]), CONFIG)
+    after = sac.one_step(batch, CONFIG)
+    target = sac.td_target(batch, after, jnp.array([10.0, 10.0, 10.0]), CONFIG)
     np.testing.assert_allclose(target, [0.5 * 2 + 0.9 * 10, 0.5 * 2, -0.5 * 4])
+
+
+def test_target_counts_what_lies_between():
+    batch = transitions([2.0, 2.0])
+    after = sac.Expansion(jnp.array([1.5, -0.5]), jnp.zeros((2, 1)), jnp.array([0.81, 0.0]))
+    target = sac.td_target(batch, after, jnp.array([10.0, 10.0]), CONFIG)
+    np.testing.assert_allclose(target, [0.5 * 2 + 1.5 + 0.81 * 10, 0.5 * 2 - 0.5])
 
 
 def test_the_ensemble_is_reduced_as_asked():

@@ -100,7 +100,7 @@ def needed(config: Config, sizes: Sizes) -> Memory:
         replay=replay,
         simulation=simulated,
         learner=learner,
-        model=(sizes.parameters or 0) + 3 * NUMBER,
+        model=(sizes.parameters or 0) + 4 * NUMBER,  # and how far it is trusted
         learned_model=2 * _learned_model(config.ensemble, sizes),
         planning=_planning(config, sizes),
         fitting=_fitting(config, sizes) if _learns(config, sizes) else 0,

@@ -20,7 +20,7 @@ from .errors import UsageError
 from .models import DynamicsModel
 from .networks import Actor, Critics
 from .replay import ReplayState
-from .sac import Improvement, SACConfig, SACState
+from .sac import Expansion, Improvement, SACConfig, SACState
 from .spaces import Box, Spaces
 from .types import Transition
 
@@ -54,14 +54,17 @@ class PlanningConfig:
     """where rollouts begin"""
     horizon: int = 1
     """k: steps of a rollout, fewer where it terminates"""
-    exploration: float = 0.5
+    value_expansion: int = 8
+    """model steps in a target, the transition's own among them, before the critics judge; fewer
+    where the episode terminates, or the model's error says so"""
+    exploration: float = 0.54
     """share of rollouts whose first action is drawn uniformly, not from the policy"""
     real_fraction: float = 0.0
     """least share of real transitions in a batch, once there are any; the model's error is the
     share if it is larger"""
     improvement_states: int = 256
     """states of a batch for which better actions than the policy's are sought in the model"""
-    improvement_candidates: int = 4
+    improvement_candidates: int = 2
     """uniform actions tried for each"""
     lookahead_tail: int = 100
     """steps that `lookahead` follows the policy in the model, before the critics judge"""
@@ -81,6 +84,8 @@ class Trust(eqx.Module):
     """share of real transitions in a batch, once there are any; 1 is plain SAC"""
     horizon: Int[Array, ""]
     """steps of a rollout that are believed, `PlanningConfig.horizon` at most"""
+    value_expansion: Int[Array, ""]
+    """steps of a target that are believed, `PlanningConfig.value_expansion` at most"""
     uncertainty: Float[Array, ""]
     """the largest `ModelStep.uncertainty` of a transition that is learned from"""
 
@@ -90,6 +95,7 @@ def full_trust(config: PlanningConfig) -> Trust:
     return Trust(
         jnp.asarray(np.float32(config.real_fraction)),
         jnp.asarray(np.int32(config.horizon)),
+        jnp.asarray(np.int32(config.value_expansion)),
         jnp.asarray(np.float32(1e9)),  # files hold finite numbers alone
     )
 
@@ -276,6 +282,56 @@ def mixed_batches(
     return jax.lax.cond((replay.size > 0) & (trust.real_fraction > 0), mixed, synthetic_alone)
 
 
+def expanded(
+    state: SACState,
+    model: DynamicsModel,
+    batch: Transition,
+    sac_config: SACConfig,
+    spaces: Spaces,
+    trust: Trust,
+    key: PRNGKeyArray,
+) -> Expansion:
+    """What the policy earns in the model after transitions, and where the critics judge it then.
+
+    A step that the model is too uncertain of is not taken. This is model-based value expansion
+    (Feinberg et al. 2018, arXiv:1803.00101, eq. 3): the critics' own errors count for less, since
+    more of a target is reward, and with the policy's entropy in targets each step has its own.
+    Consumes `key`.
+
+    Arguments:
+        batch: transitions with any leading axes.
+    """
+    rows = batch.reward.shape
+    step = model.step
+    for _ in rows:
+        step = jax.vmap(step)
+
+    def follow(index, after):
+        noise_key, model_key = jax.random.split(jax.random.fold_in(key, index))
+        x = spaces.observation.to_unit(after.observation)
+        action, bonus = state.actor.mode(x), 0.0
+        if sac_config.entropy_in_target:
+            noise = jax.random.normal(noise_key, action.shape)
+            action, log_prob = state.actor.sample(x, noise)
+            bonus = -jnp.exp(state.log_temperature) * log_prob
+        keys = jax.random.split(model_key, rows)
+        result = step(after.observation, spaces.action.from_unit(action), keys)
+        reward = sac_config.reward_scale * result.reward + bonus
+        discount = jnp.where(result.terminated, 0.0, sac.discount(sac_config) * after.discount)
+        further = Expansion(
+            after.reward + after.discount * reward, result.next_observation, discount
+        )
+        taken = (after.discount > 0) & (result.uncertainty <= trust.uncertainty)
+
+        def choose(a, b):
+            return jnp.where(taken.reshape(*rows, *[1] * (a.ndim - len(rows))), a, b)
+
+        return jax.tree.map(choose, further, after)
+
+    start = sac.one_step(batch, sac_config)
+    return jax.lax.fori_loop(0, trust.value_expansion - 1, follow, start)
+
+
 def annealed(sac_config: SACConfig, progress: Float[Array, ""]) -> Float[Array, ""]:
     """The learning rate after a share `progress` of a phase: half a cosine."""
     peak, last = sac_config.learning_rate, sac_config.final_learning_rate
@@ -324,11 +380,13 @@ def plan(
     noise_shape = (size, 2, sac_config.batch_size, spaces.action.size)
 
     def one_round(number, carry):
-        keys = jax.random.split(jax.random.fold_in(key, number), 3)
+        keys = jax.random.split(jax.random.fold_in(key, number), 4)
         batches, valid, used = mixed_batches(
             carry[0], model, replay, visited, trust, size, sac_config, config, spaces, keys[0]
         )
-        improvements = None
+        after = improvements = None
+        if isinstance(model, DynamicsModel):
+            after = expanded(carry[0], model, batches, sac_config, spaces, trust, keys[3])
         if isinstance(model, DynamicsModel) and config.improvement_states:
             rows = batches.observation[:, : config.improvement_states]
             improvements = better_actions(
@@ -338,16 +396,17 @@ def plan(
             improvements = dataclasses.replace(
                 improvements, gain=jnp.where(counts, improvements.gain, 0.0)
             )
-        prepared = batches, valid, used, improvements, jax.random.normal(keys[2], noise_shape)
+        noises = jax.random.normal(keys[2], noise_shape)
+        prepared = batches, valid, used, noises, improvements, after
 
         def one_update(index, carry):
             state, sums, synthetic = carry
-            batch, valid, used, improvement, noise = jax.tree.map(
+            batch, valid, used, noise, improvement, following = jax.tree.map(
                 lambda rows: rows[index % size], prepared
             )
             rate = annealed(sac_config, jnp.where(total > 0, index / jnp.maximum(total, 1), 1.0))
             state, metrics = sac.update(
-                state, batch, valid, rate, sac_config, spaces, noise, improvement
+                state, batch, valid, rate, sac_config, spaces, noise, improvement, following
             )
             return state, jax.tree.map(jnp.add, sums, metrics), synthetic + used
 

@@ -28,15 +28,15 @@ class SACConfig:
     """units in each hidden layer, of actor and critics alike"""
     activation: Literal["tanh", "relu"] = "tanh"
     """between layers"""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5.1e-3
     """of Adam, for actor, critics and temperature"""
-    final_learning_rate: float = 1.5e-4
+    final_learning_rate: float = 2.4e-4
     """what a cosine takes it down to over a phase of planning"""
-    batch_size: int = 512
+    batch_size: int = 256
     """transitions in an update"""
     discount: float | None = None
     """γ; None: 1 - 1.5/T for episodes of T steps, so that values look two thirds of one ahead"""
-    target_rate: float = 0.1
+    target_rate: float = 0.11
     """τ: how far the target critics move towards the critics at each update"""
     critic_reduction: Literal["min", "mean"] = "min"
     """what of the two critics is believed"""
@@ -45,9 +45,9 @@ class SACConfig:
     not squared (Huber 1964), so that hopeless states do not drown the others; None: all squared"""
     entropy_in_target: bool = False
     """whether values include the entropy to come (soft policy evaluation), as in the paper"""
-    target_entropy: float = -6.0
+    target_entropy: float = -8.4
     """of the policy, in nats for each action dimension"""
-    initial_temperature: float = 0.1
+    initial_temperature: float = 0.31
     """α at the start"""
     reward_scale: float = 0.1
     """rewards are multiplied by this before the learner sees them"""
@@ -112,6 +112,17 @@ class Improvement(eqx.Module):
     """by how much, in the learner's unit of return; 0 where the policy's own action is best"""
 
 
+class Expansion(eqx.Module):
+    """What follows the transitions of a batch until the critics judge."""
+
+    reward: Float[Array, "*rows"]
+    """discounted sum from the next observation on, in the learner's unit of return"""
+    observation: Float[Array, "*rows observation"]
+    """where the critics judge"""
+    discount: Float[Array, "*rows"]
+    """of the value there; 0 where the episode has terminated"""
+
+
 AVERAGING_RATE = 0.01
 ADAM: Any = optax.scale_by_adam()
 
@@ -162,12 +173,20 @@ def next_value(
     return value - jnp.exp(state.log_temperature) * log_prob
 
 
+def one_step(batch: Transition, config: SACConfig) -> Expansion:
+    """The critics judge the next observation, and nothing where it is terminal (eq. 5)."""
+    return Expansion(
+        jnp.zeros_like(batch.reward),
+        batch.next_observation,
+        jnp.where(batch.terminated, 0.0, discount(config)),
+    )
+
+
 def td_target(
-    batch: Transition, value: Float[Array, "*batch"], config: SACConfig
+    batch: Transition, after: Expansion, value: Float[Array, "*batch"], config: SACConfig
 ) -> Float[Array, "*batch"]:
-    """r + γ V(s'), and r alone where s' is terminal (eq. 5)."""
-    reward = config.reward_scale * batch.reward
-    return reward + discount(config) * jnp.where(batch.terminated, 0.0, value)
+    """r + γ V(s') where nothing lies between (eq. 5)."""
+    return config.reward_scale * batch.reward + after.reward + after.discount * value
 
 
 def critic_loss(
@@ -230,6 +249,7 @@ def update(
     spaces: Spaces,
     noise: Float[Array, "2 batch action"],
     improvement: Improvement | None = None,
+    after: Expansion | None = None,
 ) -> tuple[SACState, Metrics]:
     """One gradient step of critics, actor and temperature, then of the target critics.
 
@@ -238,11 +258,13 @@ def update(
         valid: the rows that count; a rollout that has ended leaves rows that do not.
         noise: standard normal, for the actions of the targets and for those of the actor's loss.
         improvement: for the first rows of the batch, better actions than the policy's own.
+        after: what follows the transitions; None: `one_step`.
     """
     target_noise, actor_noise = noise
     x = spaces.observation.to_unit(batch.observation)
-    next_x = spaces.observation.to_unit(batch.next_observation)
-    target = td_target(batch, next_value(state, next_x, config, target_noise), config)
+    after = one_step(batch, config) if after is None else after
+    next_x = spaces.observation.to_unit(after.observation)
+    target = td_target(batch, after, next_value(state, next_x, config, target_noise), config)
 
     (loss, q_value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
         state.critics, x, batch.action, target, valid, config.huber_delta

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from ..errors import UsageError
 from ..models import Called, DynamicsModel, HostModel, PhysicsModel, Turned, residual
@@ -348,11 +349,15 @@ def _trust(best: _Candidate, planning: PlanningConfig) -> Trust:
     """The larger the error, the more real transitions in a batch and the shorter the rollouts."""
     believed = full_trust(planning)
     real = jnp.asarray(np.float32(min(1.0, max(planning.real_fraction, best.error))))
+
+    def steps(most: int) -> Int[Array, ""]:
+        return jnp.asarray(np.int32(np.clip(ROLLOUT_ERROR / max(best.error, 1e-6), 1, most)))
+
+    expansion = steps(planning.value_expansion)
     if best.rung not in ("residual", "ensemble"):
-        return Trust(real, believed.horizon, believed.uncertainty)
-    doubt = DOUBT * max(1.0, best.uncertainty)
-    steps = int(np.clip(ROLLOUT_ERROR / max(best.error, 1e-6), 1, planning.horizon))
-    return Trust(real, jnp.asarray(np.int32(steps)), jnp.asarray(np.float32(doubt)))
+        return Trust(real, believed.horizon, expansion, believed.uncertainty)
+    doubt = jnp.asarray(np.float32(DOUBT * max(1.0, best.uncertainty)))
+    return Trust(real, steps(planning.horizon), expansion, doubt)
 
 
 def _alike(one: DynamicsModel, other: Any) -> bool:
