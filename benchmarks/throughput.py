@@ -136,11 +136,11 @@ def update_operations(hidden: tuple[int, ...], observation: int = 3, action: int
 def our_work(losses, improved: bool) -> Work:
     """Planning from the exact model, nothing real in the batches.
 
-    `improved`: with the search for better actions, which is work that no peer does.
+    `improved`: with the search for better actions and targets of many steps, work that no peer does.
     """
     planned = presets.DEFAULT.planning
     if not improved:
-        planned = dataclasses.replace(planned, improvement_states=0)
+        planned = dataclasses.replace(planned, improvement_states=0, value_expansion=1)
     config = dataclasses.replace(presets.DEFAULT, sac=losses, planning=planned)
     agent = DynaSAC("Pendulum-v1", config=config)
 

@@ -234,3 +234,9 @@ def test_an_agent_plans_in_a_simulator_and_its_checkpoint_goes_on_alike(tmp_path
     with pytest.raises(UsageError, match="lookahead needs a model that is equations or learned"):
         agent.predict(np.zeros(1, np.float32), lookahead=1)
     assert np.abs(jnp.asarray(agent.predict(np.zeros(1, np.float32))[0])).max() <= 2
+
+
+@pytest.mark.parametrize(("model", "delta"), [(Rail(), None), (probes.Slide(), 1.0)])
+def test_errors_are_squared_where_no_episode_begins_hopelessly(model, delta):
+    config = dataclasses.replace(SMALL, sac=dataclasses.replace(SMALL_SAC, huber_delta=1.0))
+    assert DynaSAC("Rail-v0", model, config).config.sac.huber_delta == delta

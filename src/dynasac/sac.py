@@ -42,7 +42,8 @@ class SACConfig:
     """what of the two critics is believed"""
     huber_delta: float | None = 1.0
     """errors of the critics beyond this, in the learner's unit of return, count in proportion and
-    not squared (Huber 1964), so that hopeless states do not drown the others; None: all squared"""
+    not squared (Huber 1964), so that hopeless states do not drown the others; None: all squared,
+    as they always are where the model runs on the host, whose episodes begin as real ones do"""
     entropy_in_target: bool = False
     """whether values include the entropy to come (soft policy evaluation), as in the paper"""
     target_entropy: float = -8.4
