@@ -136,7 +136,7 @@ def update_operations(hidden: tuple[int, ...], observation: int = 3, action: int
 def our_work(losses, improved: bool) -> Work:
     """Planning from the exact model, nothing real in the batches.
 
-    `improved`: with the search for better actions and targets of many steps, work that no peer does.
+    `improved`: also the search for better actions and targets of many steps, which no peer has.
     """
     planned = presets.DEFAULT.planning
     if not improved:
