@@ -75,7 +75,7 @@ def test_target_bootstraps_unless_terminated():
 def test_target_counts_what_lies_between():
     batch = transitions([2.0, 2.0])
     after = sac.Expansion(jnp.array([1.5, -0.5]), jnp.zeros((2, 1)), jnp.array([0.81, 0.0]))
-    target = sac.td_target(batch, after, jnp.array([10.0, 10.0]), CONFIG)
+    target = sac.td_target(batch, after, jnp.array([10.0, jnp.nan]), CONFIG)
     np.testing.assert_allclose(target, [0.5 * 2 + 1.5 + 0.81 * 10, 0.5 * 2 - 0.5])
 
 

@@ -187,7 +187,9 @@ def td_target(
     batch: Transition, after: Expansion, value: Float[Array, "*batch"], config: SACConfig
 ) -> Float[Array, "*batch"]:
     """r + γ V(s') where nothing lies between (eq. 5)."""
-    return config.reward_scale * batch.reward + after.reward + after.discount * value
+    # what critics say of terminal states does not count even where it is no number
+    later = jnp.where(after.discount > 0, after.discount * value, 0.0)
+    return config.reward_scale * batch.reward + after.reward + later
 
 
 def critic_loss(
