@@ -21,7 +21,6 @@ import numpy as np
 
 from dynasac import presets
 from dynasac.sweep import Choices, LocalPool, Sweep, sweep
-from dynasac.sweep.scores import Scale
 from dynasac.sweep.spec import parsed, read_toml
 
 from . import report
@@ -73,7 +72,6 @@ def run(quick: bool) -> dict:
             }
         for trial in _best(searched["trials"])[:FINALISTS]:
             candidates[f"trial {trial['number']}"] = _rounded(trial["settings"])
-        scales = {name: Scale(*ends) for name, ends in searched["scales"].items()}
         found = {}
         for name, settings in candidates.items():
             final = dataclasses.replace(
@@ -82,7 +80,7 @@ def run(quick: bool) -> dict:
             # by the settings, since names stay when defaults change
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             content = sweep(final, runs / digest[:12], LocalPool, progress_bar=True)
-            found[name] = {"settings": settings, **_worth(content["trials"][0]["runs"], scales)}
+            found[name] = {"settings": settings, **_worth(content["trials"][0])}
             print(f"  {name}: {found[name]['score']:.4f}", flush=True)
     best = max(found, key=lambda name: found[name]["score"])
     return {
@@ -125,18 +123,18 @@ def _rounded(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _worth(runs: Sequence[dict[str, Any]], scales: dict[str, Scale]) -> dict[str, Any]:
+def _worth(trial: dict[str, Any]) -> dict[str, Any]:
     """The score over tasks and seeds, the returns by task, and the seconds of a training."""
-    returns: dict[str, list[float]] = {name: [] for name in scales}
-    for run in runs:
-        returns[run["task"]].append(run["mean_return"])
+    returns: dict[str, list[float]] = {}
+    for run in trial["runs"]:
+        returns.setdefault(run["task"], []).append(run["mean_return"])
     return {
-        "score": float(np.mean([scales[run["task"]].score(run["mean_return"]) for run in runs])),
+        "score": trial["value"],
         "mean_returns": {
             name: {**report.mean_interval(values), "worst": min(values)}
             for name, values in returns.items()
         },
-        "seconds_of_a_training": report.spread([run["seconds"] for run in runs])["median"],
+        "seconds_of_a_training": report.spread([run["seconds"] for run in trial["runs"]])["median"],
     }
 
 
