@@ -193,3 +193,14 @@ def test_without_ray_there_is_a_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs Ray: pip install 'dynasac\[scale\]'"):
         cli.run(["sweep", "Pendulum-v1", "--ray-address=auto"])
+
+
+def test_without_optuna_there_is_a_line_and_nothing_else(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "optuna" else found(name)
+    )
+    asked = ["Pendulum-v1", "--search=sac.learning-rate=1e-4:1e-2", "--trials=2"]
+    with pytest.raises(UsageError, match="a search needs Optuna"):
+        cli.run(["sweep", *asked])
+    assert capsys.readouterr().out == ""

@@ -61,11 +61,12 @@ class Sweep:
 
     def run(self) -> int:
         configure()
-        from ..sweep import spec, sweep
+        from ..sweep import check, spec, sweep
 
         asked = spec.parsed(self._content())
         if any(":" in name for name in (*asked.envs, asked.model)):
             look_here()
+        check(asked)
         pool, output = self._pool(), self.output or self._directory()
         print(_beforehand(asked, output), flush=True)
         try:
