@@ -24,7 +24,7 @@ from collections.abc import Callable
 import gymnasium as gym
 import jax
 
-from dynasac import DynaSAC, presets, training
+from dynasac import DynaSAC, planning, presets, training
 
 from . import report
 
@@ -136,11 +136,17 @@ def update_operations(hidden: tuple[int, ...], observation: int = 3, action: int
 def our_work(losses, improved: bool) -> Work:
     """Planning from the exact model, nothing real in the batches.
 
-    `improved`: also the search for better actions and targets of many steps, which no peer has.
+    `improved`: also what no peer has, the search for better actions, targets of many steps, and
+    episodes in the model that show where the policy goes.
     """
     planned = presets.DEFAULT.planning
     if not improved:
-        planned = dataclasses.replace(planned, improvement_states=0, value_expansion=1)
+        planned = dataclasses.replace(
+            planned,
+            improvement_states=0,
+            value_expansion=1,
+            starts=planning.StartWeights(space=1.0, visited=0.0),
+        )
     config = dataclasses.replace(presets.DEFAULT, sac=losses, planning=planned)
     agent = DynaSAC("Pendulum-v1", config=config)
 

@@ -54,7 +54,7 @@ class PlanningConfig:
     """where rollouts begin"""
     horizon: int = 1
     """k: steps of a rollout, fewer where it terminates"""
-    value_expansion: int = 8
+    value_expansion: int = 5
     """model steps in a target, the transition's own among them, before the critics judge; fewer
     where the episode terminates, or the model's error says so"""
     exploration: float = 0.54
