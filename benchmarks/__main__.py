@@ -10,6 +10,7 @@ from . import report
 PARTS = {
     "optimum": "the best return there can be, by dynamic programming",
     "defaults": "default settings chosen by a sweep over two tasks",
+    "expansion": "how many steps a target has by default",
     "quality": "what the trained policies are worth",
     "wall": "wall time and memory of one cold training",
     "time_to_regret": "seconds of computing to a regret of 20",

@@ -30,7 +30,7 @@ KEPT = STUDY.with_suffix("")
 """where the study stays: Optuna's journal, the tables, the picture"""
 FINALISTS = 5
 SEEDS = range(110, 120)
-OTHER_EXPANSIONS = (1, 4, 16)
+OTHER_EXPANSIONS = (1, 4, 8, 16)
 """steps of targets that today's settings are tried with as well"""
 BEFORE = {
     "real_episodes": 0,

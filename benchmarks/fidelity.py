@@ -179,7 +179,7 @@ def _hopper(seed: int, quick: bool) -> dict:
     config = presets.DEFAULT
     planning = dataclasses.replace(config.planning, first_updates=HOPPER_UPDATES, updates=1000)
     config = dataclasses.replace(config, planning=planning, updates_per_real_step=0)
-    config = _short(config) if quick else config
+    config = shortened(config) if quick else config
     model = simulator_of(worlds.heavier_hopper(1.2))
     agent = DynaSAC("Hopper-v5", model, config, seed)
     started = time.perf_counter()
@@ -231,7 +231,7 @@ def curve(
 ) -> dict:
     """Train with the default settings of a model, or of plain SAC, and evaluate on the way."""
     config = presets.preset("default", model if isinstance(model, str) else "auto")
-    agent = DynaSAC(env_id, model, _short(config) if quick else config, seed)
+    agent = DynaSAC(env_id, model, shortened(config) if quick else config, seed)
     watch = _Curve(10 if quick else 100, stop)
     started = time.perf_counter()
     agent.learn(real_episodes=real_episodes, callback=watch)
@@ -275,7 +275,7 @@ def _seeds(seeds: range, quick: bool) -> range:
     return seeds[:1] if quick else seeds
 
 
-def _short(config: presets.Config) -> presets.Config:
+def shortened(config: presets.Config) -> presets.Config:
     planning = dataclasses.replace(config.planning, first_updates=50, updates=50)
     ensemble = dataclasses.replace(config.ensemble, updates=50)
     return dataclasses.replace(config, planning=planning, ensemble=ensemble)
