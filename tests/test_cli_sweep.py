@@ -183,10 +183,11 @@ def test_what_fails_is_told_and_the_exit_code_says_it(capsys):
         (["Pendulum-v1", "--model=nowhere.py:Model"], "nowhere.py"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_written(tmp_path, asked, said):
+def test_mistakes_are_said_before_anything_is_written(tmp_path, capsys, asked, said):
     with pytest.raises(UsageError, match=said):
         cli.run(["sweep", *asked])
     assert not (tmp_path / "runs").exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_without_ray_there_is_a_line(monkeypatch):

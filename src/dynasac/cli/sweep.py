@@ -61,16 +61,20 @@ class Sweep:
 
     def run(self) -> int:
         configure()
-        from ..sweep import check, spec, sweep
+        from ..sweep import spec, sweep
 
         asked = spec.parsed(self._content())
         if any(":" in name for name in (*asked.envs, asked.model)):
             look_here()
-        check(asked)
         pool, output = self._pool(), self.output or self._directory()
-        print(_beforehand(asked, output), flush=True)
+
+        def announced(output: Path) -> "Pool":
+            workers = pool(output)  # the last that may not be possible
+            print(_beforehand(asked, output), flush=True)
+            return workers
+
         try:
-            content = sweep(asked, output, pool, progress_bar=True)
+            content = sweep(asked, output, announced, progress_bar=True)
         except KeyboardInterrupt:
             print("dynasac: stopped; what was learned is kept", file=sys.stderr)
             print("go on with the same command", file=sys.stderr)

@@ -47,7 +47,9 @@ def sweep(
     Raises:
         UsageError: the sweep makes no sense here, or `output` holds something else or is in use.
     """
-    check(asked)
+    scores.check_tasks(asked)
+    if asked.search:
+        check_installed()
     # before anything is written: a cluster that cannot be reached leaves nothing behind
     with contextlib.closing(pool(output)) as workers, held(output, "sweep"):
         scales = claim(output, asked)
@@ -56,17 +58,6 @@ def sweep(
         with display.shown(driver.entries, asked.trainings, workers.slots, progress_bar) as watch:
             driver.run(watch)
         return driver.content()
-
-
-def check(asked: Sweep) -> None:
-    """Refuse what cannot be done here, before anything is written.
-
-    Raises:
-        UsageError: there is no such task, or the search needs Optuna.
-    """
-    scores.check_tasks(asked)
-    if asked.search:
-        check_installed()
 
 
 def claim(output: Path, asked: Sweep) -> dict[str, Scale]:
