@@ -1,10 +1,12 @@
 """Memory is known before it is allocated, and what does not fit is refused."""
 
 import dataclasses
+import inspect
 import json
 import time
 import tracemalloc
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import probes
@@ -71,7 +73,10 @@ def compiled(agent) -> int:
     """Bytes that the compiled updates work in."""
     task, state = agent.task, agent.state
     source = state.simulation.replay if state.simulation else state.adaptation.model
-    program = planning.plan.lower(
+    eigen = planning.eigen_is_faster(source, task.config.sac, task.config.planning)
+    options = planning.COMPILER_OPTIONS | (planning.EIGEN if eigen else {})
+    jitted = eqx.filter_jit(inspect.unwrap(planning.plan), compiler_options=options)
+    program = jitted.lower(
         state.sac,
         None if task.config.planning.stored_transitions else source,
         state.replay,

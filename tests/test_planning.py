@@ -242,7 +242,9 @@ def span(first, last, total):
     return jnp.int32(first), jnp.int32(last), jnp.int32(total)
 
 
-def planned(state, first, last, total, fraction=0.25, config=None, known=model):
+def planned(
+    state, first, last, total, fraction=0.25, config=None, known=model, learner_config=SMALL_SAC
+):
     return planning.plan(
         state,
         known,
@@ -250,11 +252,40 @@ def planned(state, first, last, total, fraction=0.25, config=None, known=model):
         VISITED,
         trusting(fraction),
         span(first, last, total),
-        SMALL_SAC,
+        learner_config,
         config or with_(horizon=3),
         SPACES,
         KEY,
     )
+
+
+def test_products_are_made_by_the_faster_kernels():
+    """Eigen's for wide networks, unless what counts are the thousands of rows of a search."""
+
+    def eigen(units, known, **settings):
+        config = dataclasses.replace(SMALL_SAC, hidden=(16, units))
+        return planning.eigen_is_faster(known, config, with_(**settings))
+
+    assert not eigen(64, None)
+    assert eigen(128, model, improvement_states=256)
+    assert not eigen(256, model, improvement_states=256)
+    assert eigen(256, model, improvement_states=0)
+    assert eigen(256, memory(), improvement_states=256)  # nothing is searched in a replay
+
+
+def test_wide_networks_learn_the_same_by_either_kernels(monkeypatch):
+    """Up to the order in which products are summed."""
+    config = dataclasses.replace(SMALL_SAC, hidden=(96, 96))
+
+    def learned(eigen):
+        monkeypatch.setattr(planning, "eigen_is_faster", lambda *_: eigen)
+        known = with_(improvement_states=0)
+        state = sac.create(config, SPACES, 0)
+        return planned(state, 0, 9, 9, config=known, learner_config=config)[0]
+
+    one, other = learned(True), learned(False)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 def test_batches_made_together_are_alike(learner):

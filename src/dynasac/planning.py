@@ -6,7 +6,11 @@ in between and no recompilation when a count or a share changes.
 """
 
 import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -347,9 +351,42 @@ COMPILER_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,  # with AVX-512; other CPUs use the widest that they have
     "xla_cpu_copy_insertion_use_region_analysis": True,  # fewer copies of what the loop carries
 }
+EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""products by Eigen instead of XLA's usual kernels for CPUs, YNN"""
 
 
-@eqx.filter_jit(compiler_options=COMPILER_OPTIONS)  # pyright: ignore[reportCallIssue]
+def eigen_is_faster(
+    model: DynamicsModel | ReplayState | None, sac_config: SACConfig, config: PlanningConfig
+) -> bool:
+    """Whether Eigen multiplies faster what `plan` spends most of its time on.
+
+    It does with a batch's few hundred rows where there are more than 64 units, since it uses
+    several cores where YNN uses one. The thousands of rows of a search for better actions are
+    faster with YNN, which makes up for the updates from 256 units on.
+    """
+    units = max(sac_config.hidden)
+    searching = isinstance(model, DynamicsModel) and config.improvement_states > 0
+    return 64 < units < 256 or (units >= 256 and not searching)
+
+
+def _compiled(program: Callable[..., Any]) -> Callable[..., Any]:
+    """`program`, compiled with the kernels that suit its arguments."""
+    signature = inspect.signature(program)
+    with_eigen, with_ynn = (
+        eqx.filter_jit(program, compiler_options=COMPILER_OPTIONS | kernels)  # pyright: ignore[reportCallIssue]
+        for kernels in (EIGEN, {})
+    )
+
+    @functools.wraps(program)
+    def call(*arguments):
+        named = signature.bind(*arguments).arguments
+        eigen = eigen_is_faster(named["model"], named["sac_config"], named["config"])
+        return (with_eigen if eigen else with_ynn)(*arguments)
+
+    return call
+
+
+@_compiled
 def plan(
     state: SACState,
     model: DynamicsModel | ReplayState | None,
