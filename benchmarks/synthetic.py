@@ -73,7 +73,7 @@ def our_generator(hidden: tuple[int, ...], count: int, steps: int):
     def generate(actor, model, replay, spaces, key):
         start_key, rollout_key = jax.random.split(key)
         starts = planning.start_observations(
-            model, replay, weights, spaces.observation, count, start_key
+            model, replay, weights, spaces.observation, spaces.observation, count, start_key
         )
         trust = dataclasses.replace(planning.full_trust(config.planning), horizon=steps)
         return planning.rollout(model, actor, starts, steps, 0.0, spaces, trust, rollout_key)
