@@ -366,7 +366,7 @@ def eigen_is_faster(
     """
     units = max(sac_config.hidden)
     searching = isinstance(model, DynamicsModel) and config.improvement_states > 0
-    return 64 < units < 256 or (units >= 256 and not searching)
+    return units > 64 and (units < 256 or not searching)
 
 
 def _compiled(program: Callable[..., Any]) -> Callable[..., Any]:
