@@ -437,14 +437,26 @@ def test_after_planning_the_better_policy_in_the_model_is_kept(monkeypatch, now,
     assert (said in agent.state.adaptation.sentence) == kept
 
 
-def test_a_model_that_was_learned_from_nothing_does_not_judge_policies(monkeypatch):
-    monkeypatch.delattr(planning, "episodes")
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_model_learned_from_nothing_judges_policies_that_have_learned(monkeypatch, kept):
+    rival, judged = None, []
+
+    def judge(actor, *rest):
+        judged.append(actor)
+        worth = float((actor is rival) == kept)
+        return planning.Episodes(jnp.asarray(worth), visited=agent.task.spaces.observation)
+
+    monkeypatch.setattr(planning, "episodes", judge)
     quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
     starts = StartWeights(replay=1.0, space=1.0, visited=0.0)
     config = with_(adapt="ensemble", ensemble=quick, planning={"starts": starts})
-    agent = DynaSAC("Rail-v0", "ensemble", config)
-    agent.remember(slid()).learn(real_episodes=1)
-    assert agent.state.counts.planned == 2
+    agent = DynaSAC("Rail-v0", "ensemble", config).remember(slid()).learn(real_episodes=0)
+    assert not judged  # the learner before had learned nothing
+    earlier = agent.state.sac
+    rival = earlier.averaged_actor
+    agent.remember(slid()).learn(real_episodes=0)
+    assert len(judged) == 2
+    assert eqx.tree_equal(agent.state.sac, earlier) == kept
 
 
 CHUNKED_LOG = with_(ADAPTING, planning={"first_updates": 600, "updates": 300})

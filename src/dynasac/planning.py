@@ -422,7 +422,7 @@ def plan(
             carry[0], model, replay, visited, trust, size, sac_config, config, spaces, keys[0]
         )
         after = improvements = None
-        if isinstance(model, DynamicsModel):
+        if isinstance(model, DynamicsModel) and config.value_expansion > 1:
             after = expanded(carry[0], model, batches, sac_config, spaces, trust, keys[3])
         if isinstance(model, DynamicsModel) and config.improvement_states:
             rows = batches.observation[:, : config.improvement_states]

@@ -571,7 +571,7 @@ def plan(task: Task, state: TrainingState, observer: Observer) -> TrainingState:
             return plan(given, _again(task, good, updates, wrong, observer, "plan"), observer)
         state = further
         observer.progress(state, "plan")
-    if total and state.counts.planned:
+    if total:
         state = _better_kept(task, state)
     counts = state.counts
     return state._replace(
@@ -630,19 +630,18 @@ def plan_chunk(task: Task, state: TrainingState, last: int, annealing: int) -> T
 def _better_kept(task: Task, state: TrainingState) -> TrainingState:
     """The learner from before this phase of planning, if its policy is worth more in the model.
 
-    A model that was learned from nothing is no judge: it knows only what was seen. Nor is there one
-    where the updates were on the replay alone, or the model runs on the host.
+    One that had not learned anything is no rival: in a model that was learned from nothing, doing
+    nothing may seem better than what finds out. Nor is there a judge where the updates were on the
+    replay alone, or the model runs on the host.
     """
     adaptation, model = state.adaptation, state.adaptation.model
     stored = task.config.planning.stored_transitions
-    if not isinstance(model, DynamicsModel) or adaptation.rung == "ensemble" or stored:
+    if not isinstance(model, DynamicsModel) or stored or not state.earlier.actor_moments.count:
         return state
-    key = key_for(task, PLAN, state.counts.planned)
+    key, spaces = key_for(task, PLAN, state.counts.planned), spaces_at(task, adaptation)
     now, before = (
         float(
-            task.compute(
-                planning.episodes, learner.averaged_actor, model, task.spaces, key
-            ).mean_return
+            task.compute(planning.episodes, learner.averaged_actor, model, spaces, key).mean_return
         )
         for learner in (state.sac, state.earlier)
     )
