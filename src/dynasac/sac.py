@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .networks import Actor, Critics
 from .spaces import Spaces
@@ -153,6 +153,11 @@ def _moments(parameters) -> optax.OptState:
         lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)),
         jax.eval_shape(ADAM.init, parameters),
     )
+
+
+def updates(state: SACState) -> Int[Array, ""]:
+    """Gradient updates that a learner has been through."""
+    return optax.tree_utils.tree_get(state.actor_moments, "count")
 
 
 def reduced(q: Float[Array, "members *batch"], config: SACConfig) -> Float[Array, "*batch"]:

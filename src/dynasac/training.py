@@ -636,7 +636,7 @@ def _better_kept(task: Task, state: TrainingState) -> TrainingState:
     """
     adaptation, model = state.adaptation, state.adaptation.model
     stored = task.config.planning.stored_transitions
-    if not isinstance(model, DynamicsModel) or stored or not state.earlier.actor_moments.count:
+    if not isinstance(model, DynamicsModel) or stored or not sac.updates(state.earlier):
         return state
     key, spaces = key_for(task, PLAN, state.counts.planned), spaces_at(task, adaptation)
     now, before = (
