@@ -437,14 +437,14 @@ def test_after_planning_the_better_policy_in_the_model_is_kept(monkeypatch, now,
     assert (said in agent.state.adaptation.sentence) == kept
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_model_learned_from_nothing_judges_policies_that_have_learned(monkeypatch, kept):
+@pytest.mark.parametrize(("now", "kept"), [(-9.0, False), (-11.0, True)])
+def test_a_model_learned_from_nothing_judges_as_far_as_it_is_right(monkeypatch, now, kept):
     rival, judged = None, []
 
     def judge(actor, *rest):
         judged.append(actor)
-        worth = float((actor is rival) == kept)
-        return planning.Episodes(jnp.asarray(worth), visited=agent.task.spaces.observation)
+        worth = jnp.asarray(-5.0 if actor is rival else now)
+        return planning.Episodes(worth, visited=agent.task.spaces.observation)
 
     monkeypatch.setattr(planning, "episodes", judge)
     quick = dataclasses.replace(SMALL.ensemble, updates=5, members=3, hidden=(4,))
@@ -454,6 +454,7 @@ def test_a_model_learned_from_nothing_judges_policies_that_have_learned(monkeypa
     assert not judged  # the learner before had learned nothing
     earlier = agent.state.sac
     rival = earlier.averaged_actor
+    agent.state = agent.state._replace(train_return=-10.0)  # off by 5
     agent.remember(slid()).learn(real_episodes=0)
     assert len(judged) == 2
     assert eqx.tree_equal(agent.state.sac, earlier) == kept

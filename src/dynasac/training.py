@@ -630,9 +630,10 @@ def plan_chunk(task: Task, state: TrainingState, last: int, annealing: int) -> T
 def _better_kept(task: Task, state: TrainingState) -> TrainingState:
     """The learner from before this phase of planning, if its policy is worth more in the model.
 
-    One that had not learned anything is no rival: in a model that was learned from nothing, doing
-    nothing may seem better than what finds out. Nor is there a judge where the updates were on the
-    replay alone, or the model runs on the host.
+    One that had not learned anything is no rival. A model that was learned from nothing knows only
+    what was seen: its word counts as far as it is right about the last real episode, so that a
+    policy which got stuck is dropped and one that is about as good is not. There is no judge where
+    the updates were on the replay alone, or the model runs on the host.
     """
     adaptation, model = state.adaptation, state.adaptation.model
     stored = task.config.planning.stored_transitions
@@ -645,7 +646,8 @@ def _better_kept(task: Task, state: TrainingState) -> TrainingState:
         )
         for learner in (state.sac, state.earlier)
     )
-    if now >= before:
+    doubt = abs(before - state.train_return) if adaptation.rung == "ensemble" else 0.0
+    if now >= before - doubt:
         return state
     state = state._replace(sac=state.earlier)
     if not adaptation.changed:
