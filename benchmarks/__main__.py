@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from dynasac.cli.start import use_cores
+
 from . import report
 
 PARTS = {
@@ -67,6 +69,7 @@ def run(part: str, quick: bool) -> int:
     """Run one part in this process and write its result, or its error."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    use_cores()
     print(f"== {part}: {PARTS[part]}", flush=True)
     result = report.measured(part, PARTS[part], quick)
     report.write(result)

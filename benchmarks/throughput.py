@@ -2,8 +2,8 @@
 
 Equal work: the losses of the SAC paper, batches of 256, the same networks. Ours makes 256 new
 synthetic transitions for each update on the way; the peers draw from a buffer filled beforehand.
-Everybody keeps its own number of threads; SB3 is measured with a single one as well, which can be
-the faster, and the fastest of the peers counts.
+Everybody keeps its own number of threads, ours what the command line gives it; SB3 is measured with
+a single one as well, which can be the faster, and the fastest of the peers counts.
 
 The floating-point operations of an update are those of its matrix products, two for each weight
 and row. With A weights in the actor and C in each of two critics:
@@ -31,8 +31,8 @@ from . import report
 BATCH = 256
 ROUNDS = 14
 WIDTHS = {"2x64": (64, 64), "2x256": (256, 256)}
-UPDATES = {"2x64": 500, "2x256": 150}
-"""updates in one measurement of ours and SBX, about half a second's worth"""
+UPDATES = {"2x64": 1000, "2x256": 150}
+"""updates in one measurement of ours and SBX, about a second's worth"""
 SB3_SHARE = 5
 """SB3, which calls from Python for each operation, gets a fraction of them"""
 REST = 0.3
@@ -51,6 +51,7 @@ def run(quick: bool) -> dict:
         "threads": {
             "cores": len(os.sched_getaffinity(0)),
             "torch": torch.get_num_threads(),
+            "our_devices": jax.local_device_count(),
             "xla": os.environ.get("XLA_FLAGS", "its default: as many as there are cores"),
         },
         "batch": BATCH,

@@ -13,6 +13,8 @@ from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, checkpoint, reco
 from dynasac.runs import Run, read_metrics
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if jax.config.values["jax_num_cpu_devices"] < 0:
+    jax.config.update("jax_num_cpu_devices", 1)  # whichever test comes first; commands decide anew
 
 SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(8, 8), batch_size=16, discount=0.99)
 SMALL_PLANNING = dataclasses.replace(

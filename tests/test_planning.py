@@ -1,6 +1,8 @@
 """Where rollouts begin, where they end, and that the compiled loop is the loop it stands for."""
 
 import dataclasses
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -8,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from conftest import SMALL_PLANNING, SMALL_SAC
+from conftest import SMALL_PLANNING, SMALL_SAC, beside_tests
 
 from dynasac import Pendulum, StartWeights, UsageError, planning, replay, sac
+from dynasac.processes import THREADS, processors
 from dynasac.spaces import Box
 from dynasac.types import Transition
 
@@ -257,6 +260,80 @@ def planned(
         SPACES,
         KEY,
     )
+
+
+def test_batches_are_spread_where_that_is_faster(monkeypatch):
+    def devices(units=64, known=model, batch=256, backend="cpu"):
+        monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        config = dataclasses.replace(SMALL_SAC, hidden=(16, units), batch_size=batch)
+        return planning.devices_for(known, config, with_(improvement_states=32))
+
+    assert devices() == devices(128) == devices(known=memory()) == 2
+    assert devices(256) == devices(known=None) == 1
+    assert devices(batch=255) == 1  # rows that cannot be shared evenly
+    assert devices(backend="gpu") == 1
+
+
+ON_TWO_DEVICES = """
+import threading
+import jax, numpy as np
+from conftest import SMALL_SAC
+from dynasac import sac
+from test_planning import SPACES, planned
+
+assert jax.device_count() == 2
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+)
+start = sac.create(SMALL_SAC, SPACES, 0)
+whole, learning, made = planned(start, 0, 48, 48, fraction=0.0)
+count = len(compiled)
+half, _, first = planned(start, 0, 16, 48, fraction=0.0)
+rest, _, second = planned(half, 16, 48, 48, fraction=0.0)
+assert len(compiled) == count, "a count or a result of its own compiled it anew"
+jax.tree.map(np.testing.assert_array_equal, whole, rest)
+assert int(made) == int(first) + int(second)
+assert 0.5 * 48 * 16 < int(made) <= 48 * 16, int(made)
+assert np.isfinite(float(learning.critic_loss)) and float(learning.largest_reward) > 0
+assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves((whole, learning, made)))
+
+found = [None] * 4
+def work(index):
+    for _ in range(20):
+        found[index] = planned(start, 0, 48, 48, fraction=0.0)[0]
+threads = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(60)
+assert not any(thread.is_alive() for thread in threads), "two programs wait for each other"
+for one in found: jax.tree.map(np.testing.assert_array_equal, whole, one)
+"""
+
+
+def test_on_two_devices_planning_is_the_same_whichever_way_it_is_cut():
+    environment = {**beside_tests(), "JAX_NUM_CPU_DEVICES": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_plan_on_two_cores_unless_told_otherwise():
+    program = "import jax; from dynasac.cli import start; start.configure(); print(jax.devices())"
+
+    def devices(**variables) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**beside_tests(), **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.count("CpuDevice")
+
+    assert devices() == min(2, processors())
+    assert devices(JAX_NUM_CPU_DEVICES="1") == devices(**THREADS) == 1
 
 
 def test_products_are_made_by_the_faster_kernels():

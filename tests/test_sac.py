@@ -1,6 +1,7 @@
 """The losses against numbers worked out by hand, and learning where the answer is known."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -237,6 +238,35 @@ def test_rows_that_count_have_influence():
     )
     first, second = (state.critics.members[0].biases[-1] for state in (first, second))
     assert not np.array_equal(first, second)
+
+
+def test_a_batch_spread_over_devices_is_one_batch():
+    """Rows that do not count are unevenly shared: means are over rows and not over devices."""
+    config = with_(batch_size=8, huber_delta=1.0, critic_reduction="min")
+    state = sac.create(config, SPACES, 0)
+    draws = np.random.default_rng(0).normal(size=(3, 8))
+    batch = transitions(draws[0], None, draws[1], np.tanh(draws[2]))
+    valid = jnp.array([True] * 5 + [False] * 3)
+    rate, noise = jnp.asarray(0.01), jax.random.normal(KEY, (2, 8, 1))
+    whole = update(state, batch, valid, rate, config, SPACES, noise)
+
+    @functools.partial(jax.vmap, axis_name="devices")
+    def spread(batch, valid, noise):
+        return sac.update(
+            state, batch, valid, rate, config, SPACES, noise.swapaxes(0, 1), axis="devices"
+        )
+
+    def shares(rows):
+        return rows.reshape(2, 4, *rows.shape[1:])
+
+    *on_each, largest = jax.tree.leaves(
+        spread(*jax.tree.map(shares, (batch, valid, noise.swapaxes(0, 1))))
+    )
+    *at_once, largest_of_all = jax.tree.leaves(whole)
+    for copies, value in zip(on_each, at_once, strict=True):
+        for copy in copies:
+            np.testing.assert_allclose(copy, value, rtol=2e-5, atol=1e-6)
+    assert largest.max() == largest_of_all  # each device looks at its own rows
 
 
 def test_equal_seeds_make_equal_learners():

@@ -57,8 +57,8 @@ class Memory(NamedTuple):
     fitting: int
     """what learning a model from the transitions of all real episodes takes"""
     copies: int
-    """of the replay while episodes are collected and simulated, and of all that a checkpoint holds
-    while it is written"""
+    """of the replay while episodes are collected and simulated, of all that a checkpoint holds
+    while it is written, and of either on a second device that plans"""
 
     @property
     def total(self) -> int:

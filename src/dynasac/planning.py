@@ -8,6 +8,7 @@ in between and no recompilation when a count or a share changes.
 import dataclasses
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -355,10 +356,31 @@ EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """products by Eigen instead of XLA's usual kernels for CPUs, YNN"""
 
 
+PATIENT = {"xla_cpu_collective_call_terminate_timeout_seconds": 10**6}
+"""XLA would end a process that was suspended while one device waited 40 s for another"""
+
+DEVICES = "devices"
+"""the axis over which rows are spread"""
+
+
+def devices_for(
+    model: DynamicsModel | ReplayState | None, sac_config: SACConfig, config: PlanningConfig
+) -> int:
+    """Over how many of JAX's CPU devices `plan` spreads the rows of each batch.
+
+    All of them (`JAX_NUM_CPU_DEVICES`), if each gets as many rows; but one where that is faster:
+    devices wait for each other twice in an update, to exchange gradients, which takes longer than
+    they save with 256 units, and between two real steps there is too little to do.
+    """
+    devices = jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    even = sac_config.batch_size % devices == config.improvement_states % devices == 0
+    return devices if even and model is not None and max(sac_config.hidden) < 256 else 1
+
+
 def eigen_is_faster(
     model: DynamicsModel | ReplayState | None, sac_config: SACConfig, config: PlanningConfig
 ) -> bool:
-    """Whether Eigen multiplies faster what `plan` spends most of its time on.
+    """Whether Eigen multiplies faster what `plan`, on one device, spends most of its time on.
 
     It does with a batch's few hundred rows where there are more than 64 units, since it uses
     several cores where YNN uses one. The thousands of rows of a search for better actions are
@@ -370,20 +392,43 @@ def eigen_is_faster(
 
 
 def _compiled(program: Callable[..., Any]) -> Callable[..., Any]:
-    """`program`, compiled with the kernels that suit its arguments."""
+    """`program`, compiled with the kernels and for the devices that suit its arguments."""
     signature = inspect.signature(program)
-    with_eigen, with_ynn = (
-        eqx.filter_jit(program, compiler_options=COMPILER_OPTIONS | kernels)  # pyright: ignore[reportCallIssue]
-        for kernels in (EIGEN, {})
-    )
+
+    def compiled(program, options):
+        return eqx.filter_jit(program, compiler_options=COMPILER_OPTIONS | options)  # pyright: ignore[reportCallIssue]
+
+    with_eigen, with_ynn = compiled(program, EIGEN), compiled(program, {})
+    spread = compiled(functools.partial(_spread, program), PATIENT)
+    one_at_a_time = threading.Lock()
 
     @functools.wraps(program)
     def call(*arguments):
         named = signature.bind(*arguments).arguments
-        eigen = eigen_is_faster(named["model"], named["sac_config"], named["config"])
-        return (with_eigen if eigen else with_ynn)(*arguments)
+        suited = named["model"], named["sac_config"], named["config"]
+        if devices_for(*suited) == 1:
+            return (with_eigen if eigen_is_faster(*suited) else with_ynn)(*arguments)
+        with one_at_a_time:  # devices that wait for each other in two programs wait for ever
+            found = jax.block_until_ready(spread(*arguments))
+        # back from all devices, where what is next would be computed as often
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), found)
 
     return call
+
+
+def _spread(program: Callable[..., Any], *arguments: Any) -> Any:
+    """What `program` returns, alike on all devices, each of which computes with rows of its own."""
+    arrays, others = eqx.partition(arguments, eqx.is_array)
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), (DEVICES,), devices=devices)
+    everywhere = jax.sharding.PartitionSpec()
+
+    def on_each(arrays):
+        return program(*eqx.combine(arrays, others), axis=DEVICES)
+
+    return jax.shard_map(
+        on_each, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+    )(arrays)
 
 
 @_compiled
@@ -398,6 +443,7 @@ def plan(
     config: PlanningConfig,
     spaces: Spaces,
     key: PRNGKeyArray,
+    axis: str | None = None,
 ) -> tuple[SACState, sac.Metrics, Int[Array, ""]]:
     """Updates `first` to `last` of a phase of `total`, each on a batch of its own.
 
@@ -408,11 +454,19 @@ def plan(
         span: (first, last, total). The learning rate follows update / total; with a total of 0 it
             is the final one. All three may change without recompilation.
         key: of the phase; round i folds i into it, so a phase cut between rounds is the same phase.
+        axis: of the devices that share the rows of each batch (`devices_for`).
 
     Returns the learner, the means of the updates' metrics, and how many synthetic transitions were
     made and used.
     """
     first, last, total = span
+    if axis is not None:
+        devices = jax.lax.axis_size(axis)
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+        sac_config = dataclasses.replace(sac_config, batch_size=sac_config.batch_size // devices)
+        config = dataclasses.replace(
+            config, improvement_states=config.improvement_states // devices
+        )
     size = ROUND if model is not None else 1
     noise_shape = (size, 2, sac_config.batch_size, spaces.action.size)
 
@@ -443,7 +497,7 @@ def plan(
             )
             rate = annealed(sac_config, jnp.where(total > 0, index / jnp.maximum(total, 1), 1.0))
             state, metrics = sac.update(
-                state, batch, valid, rate, sac_config, spaces, noise, improvement, following
+                state, batch, valid, rate, sac_config, spaces, noise, improvement, following, axis
             )
             return state, jax.tree.map(jnp.add, sums, metrics), synthetic + used
 
@@ -455,6 +509,10 @@ def plan(
     rounds = (first // size, -(-last // size))
     state, sums, synthetic = jax.lax.fori_loop(*rounds, one_round, carry)
     means = jax.tree.map(lambda sum: sum / jnp.maximum(last - first, 1), sums)
+    if axis is not None:
+        largest = jax.lax.pmax(means.largest_reward, axis)
+        means = dataclasses.replace(means, largest_reward=largest)
+        synthetic = jax.lax.psum(synthetic, axis)
     return state, means, synthetic
 
 

@@ -17,6 +17,7 @@ import jax
 
 THREADS = {
     "NPROC": "1",  # what XLA takes for the number of processors
+    "JAX_NUM_CPU_DEVICES": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from .networks import Actor, Critics
@@ -258,6 +259,7 @@ def update(
     noise: Float[Array, "2 batch action"],
     improvement: Improvement | None = None,
     after: Expansion | None = None,
+    axis: str | None = None,
 ) -> tuple[SACState, Metrics]:
     """One gradient step of critics, actor and temperature, then of the target critics.
 
@@ -267,6 +269,8 @@ def update(
         noise: standard normal, for the actions of the targets and for those of the actor's loss.
         improvement: for the first rows of the batch, better actions than the policy's own.
         after: what follows the transitions; None: `one_step`.
+        axis: of the devices that the batch is spread over, where it is; rows are those of this one,
+            losses and gradients those of all.
     """
     target_noise, actor_noise = noise
     x = spaces.observation.to_unit(batch.observation)
@@ -274,15 +278,17 @@ def update(
     next_x = spaces.observation.to_unit(after.observation)
     target = td_target(batch, after, next_value(state, next_x, config, target_noise), config)
 
-    (loss, q_value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
+    found = jax.value_and_grad(critic_loss, has_aux=True)(
         state.critics, x, batch.action, target, valid, config.huber_delta
     )
+    (loss, q_value), gradient = _over(axis, found, valid)
     critics, critic_moments = _step(state.critics, gradient, state.critic_moments, learning_rate)
 
     temperature = jnp.exp(state.log_temperature)
-    (policy_loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
+    found = jax.value_and_grad(actor_loss, has_aux=True)(
         state.actor, critics, temperature, x, valid, config, actor_noise, improvement
     )
+    (policy_loss, entropy), gradient = _over(axis, found, valid)
     actor, actor_moments = _step(state.actor, gradient, state.actor_moments, learning_rate)
 
     rewards = jnp.where(valid, jnp.abs(batch.reward), 0.0)
@@ -307,6 +313,15 @@ def update(
 
 def _mean(values: Float[Array, "*any batch"], valid: Bool[Array, " batch"]) -> Array:
     return jnp.where(valid, values, 0.0).sum(-1) / jnp.maximum(valid.sum(), 1)
+
+
+def _over(axis: str | None, means, valid: Bool[Array, " batch"]):
+    """Means over the valid rows of a batch, from those over each device's share of them."""
+    if axis is None:
+        return means
+    flat, tree = ravel_pytree((means, 1.0))
+    total = jax.lax.psum(valid.sum() * flat, axis)  # one exchange: each makes all devices wait
+    return tree(total / jnp.maximum(total[-1], 1))[0]
 
 
 def _step(parameters, gradient, moments, learning_rate):
