@@ -250,6 +250,7 @@ def test_a_batch_spread_over_devices_is_one_batch():
     rate, noise = jnp.asarray(0.01), jax.random.normal(KEY, (2, 8, 1))
     whole = update(state, batch, valid, rate, config, SPACES, noise)
 
+    @jax.jit
     @functools.partial(jax.vmap, axis_name="devices")
     def spread(batch, valid, noise):
         return sac.update(
