@@ -20,6 +20,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import gymnasium as gym
 import jax
@@ -80,6 +81,8 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
         "sbx": sbx_work(hidden),
         "ours_default_losses": our_work(own, improved=True),
     }
+    for name in ("ours", "ours_default_losses"):
+        works[f"{name}_one_device"] = on_one_device(works[name])
     products = {"1024x1024x1024": products_of(1024, 1024), f"{BATCH}x64x64": products_of(BATCH, 64)}
     for work in works.values():
         work(5)  # compiles, except for SBX, which compiles for a number of updates
@@ -111,6 +114,15 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
     peers = zip(rates["sb3"], rates["sb3_one_thread"], rates["sbx"], strict=True)
     ratios = [ours / max(peer) for ours, peer in zip(rates["ours"], peers, strict=True)]
     ratio = report.spread(ratios)
+    spreading = {
+        name: report.spread(
+            [
+                all_devices / one
+                for all_devices, one in zip(rates[name], rates[f"{name}_one_device"], strict=True)
+            ]
+        )
+        for name in ("ours", "ours_default_losses")
+    }
     print(f"  {hidden}: " + ", ".join(f"{n} {s['median']:.0f}" for n, s in spreads.items()))
     return {
         "updates_per_second": {name: spreads[name] for name in works},
@@ -119,6 +131,7 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
         "operations_per_update": operations,
         "ratio_by_round": ratio,
         "times_faster_peer": ratio["median"],
+        "times_one_device": spreading,
     }
 
 
@@ -160,6 +173,16 @@ def our_work(losses, improved: bool) -> Work:
         agent.state = jax.block_until_ready(state)
 
     return work
+
+
+def on_one_device(work: Work) -> Work:
+    """The same where planning is not spread over devices."""
+
+    def alone(updates: int) -> None:
+        with mock.patch.object(planning, "devices_for", return_value=1):
+            work(updates)
+
+    return alone
 
 
 def sb3_work(hidden: tuple[int, ...], threads: int | None = None) -> Work:
