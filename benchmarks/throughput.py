@@ -36,6 +36,8 @@ UPDATES = {"2x64": 1000, "2x256": 150}
 """updates in one measurement of ours and SBX, about a second's worth"""
 SB3_SHARE = 5
 """SB3, which calls from Python for each operation, gets a fraction of them"""
+OURS = ("ours", "ours_default_losses")
+"""what is measured on one device as well"""
 REST = 0.3
 """seconds between measurements, for threads of the one before to go to sleep"""
 GOALS = {"2x64": (1.0, 1.25), "2x256": (1.0, 1.1)}
@@ -81,7 +83,7 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
         "sbx": sbx_work(hidden),
         "ours_default_losses": our_work(own, improved=True),
     }
-    for name in ("ours", "ours_default_losses"):
+    for name in OURS:
         works[f"{name}_one_device"] = on_one_device(works[name])
     products = {"1024x1024x1024": products_of(1024, 1024), f"{BATCH}x64x64": products_of(BATCH, 64)}
     for work in works.values():
@@ -121,7 +123,7 @@ def one_width(hidden: tuple[int, ...], rounds: int, updates: int) -> dict:
                 for all_devices, one in zip(rates[name], rates[f"{name}_one_device"], strict=True)
             ]
         )
-        for name in ("ours", "ours_default_losses")
+        for name in OURS
     }
     print(f"  {hidden}: " + ", ".join(f"{n} {s['median']:.0f}" for n, s in spreads.items()))
     return {
