@@ -1,7 +1,10 @@
 """Settings of every test, and the programs that many of them share."""
 
 import dataclasses
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -12,7 +15,16 @@ from safetensors.numpy import load_file
 from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, checkpoint, recording
 from dynasac.runs import Run, read_metrics
 
+QUICKLY_COMPILED = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+"""compiling takes a quarter of the time, and most of what tests compile runs for milliseconds; with
+XLA_FLAGS in the environment, if only as an empty string, programs are compiled as those say"""
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY_COMPILED))
 if jax.config.values["jax_num_cpu_devices"] < 0:
     jax.config.update("jax_num_cpu_devices", 1)  # whichever test comes first; commands decide anew
 
@@ -48,9 +60,13 @@ def compilations() -> CompileCounter:
 
 
 def beside_tests() -> dict[str, str]:
-    """What a process needs in its environment to import what lies beside the tests."""
+    """What a process needs in its environment to import what lies beside the tests.
+
+    It plans on one core, since others are busy with other tests.
+    """
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {"JAX_NUM_CPU_DEVICES": "1", **found}
 
 
 def untrained_run(directory: Path, agent: DynaSAC, model: str = "auto") -> Path:
@@ -91,11 +107,35 @@ def _private_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained() -> DynaSAC:
-    """The default preset, cut short, on Pendulum-v1 without a real step. Do not change it."""
-    short = dataclasses.replace(Config().planning, first_updates=1500)
-    config = dataclasses.replace(Config(), planning=short)
-    return DynaSAC("Pendulum-v1", config=config, seed=3).learn(real_episodes=0)
+def trained_run(tmp_path_factory) -> Path:
+    """A run of the default preset, cut short, on Pendulum-v1 without a real step.
+
+    Whichever worker comes first makes it, for all, with a program that is compiled to be fast.
+    """
+    ours = tmp_path_factory.getbasetemp()
+    shared = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "trained"
+    shared.mkdir(exist_ok=True)
+    handle = os.open(shared, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not (shared / "run" / "summary.json").exists():
+            settings = ("--planning.first-updates=1500", "--real-episodes=0", "--seed=3")
+            command = (sys.executable, "-m", "dynasac.cli", "train", "Pendulum-v1", *settings)
+            subprocess.run(
+                [*command, f"--output={shared / 'run'}"],
+                env={**beside_tests(), "XLA_FLAGS": ""},
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+    finally:
+        os.close(handle)
+    return shared / "run"
+
+
+@pytest.fixture(scope="session")
+def trained(trained_run) -> DynaSAC:
+    """What was learned in `trained_run`. Do not change it."""
+    return DynaSAC.load(trained_run / "policy", "Pendulum-v1")
 
 
 @pytest.fixture

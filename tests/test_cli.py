@@ -282,7 +282,7 @@ def test_modules_here_are_found_but_not_in_place_of_installed_ones(tmp_path, mon
 
 
 def test_stopped_and_resumed_ends_as_if_never_stopped(tmp_path):
-    settings = [*TINY, "--planning.updates=30000", "--real-episodes=2"]
+    settings = [*TINY, "--planning.updates=8000", "--real-episodes=2"]
     command = ["train", "probes:Rail-v0", SLIDE, "--seed=2"]
     first = start(*command, *settings, "--output=stopped")
     whole = start(*command, *settings, "--output=whole")

@@ -320,13 +320,11 @@ def test_commands_plan_on_two_cores_unless_told_otherwise():
     program = "import jax; from dynasac.cli import start; start.configure(); print(jax.devices())"
 
     def devices(**variables) -> int:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**beside_tests(), **variables},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        environment = {**beside_tests(), **variables}
+        if not variables:
+            del environment["JAX_NUM_CPU_DEVICES"]
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.count("CpuDevice")
 
     assert devices() == min(2, processors())
