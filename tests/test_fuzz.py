@@ -18,6 +18,7 @@ import gymnasium as gym
 import hostile
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import minari
 import numpy as np
 import probes
@@ -52,6 +53,14 @@ PIECES = {
 
 SECONDS, MEGABYTES = 60.0, 300
 """that a piece may take, and more than there were before it"""
+
+
+@pytest.fixture(autouse=True)
+def _no_types_are_checked():
+    """As in users' programs, where nothing but a loader refuses what it must."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_there_are_enough_inputs():

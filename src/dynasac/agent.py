@@ -40,10 +40,10 @@ from .models import (
     model_from_file,
     own_simulator,
 )
+from .networks import Actor
 from .presets import Config
 from .runs import flat, plain
-from .sac import SACState
-from .spaces import Spaces, spaces_of
+from .spaces import Box, Spaces, spaces_of
 from .training import Phase, Task, TrainingState
 from .types import Transition
 
@@ -157,7 +157,7 @@ class DynaSAC:
         env = border.timed(self.env, self.config.step_seconds)
         self.task = Task(env, spaces, given, self.config, seed)
         self.state: TrainingState = training.initial(self.task)
-        self._samples = 0
+        self._key, self._samples = jax.random.key(seed), 0
         self._learning = False
 
     @property
@@ -277,8 +277,8 @@ class DynaSAC:
                 and takes the best. Needs a model; always deterministic.
         """
         del episode_start
-        batch = np.asarray(observation, np.float32)
-        size = self.spaces.observation.size
+        batch, spaces = np.asarray(observation, np.float32), self.spaces
+        size, box = spaces.observation.size, spaces.action
         if batch.shape[-1:] != (size,) or batch.ndim > 2:
             raise UsageError(
                 f"an observation has shape ({size},) or (n, {size}), not {batch.shape}"
@@ -286,7 +286,7 @@ class DynaSAC:
         if lookahead not in (0, 1):
             raise UsageError(f"lookahead={lookahead}: 0 and 1 are supported")
         learner = self.state.sac
-        rows = jnp.asarray(np.atleast_2d(batch))
+        rows = np.atleast_2d(batch)
         if lookahead:
             if not isinstance(self.model, DynamicsModel):
                 raise UsageError(
@@ -296,19 +296,18 @@ class DynaSAC:
             action = planning.lookahead_action(
                 learner,
                 self.model,
-                rows,
+                jnp.asarray(rows),
                 self.config.sac,
                 self.config.planning,
-                self.spaces,
+                spaces,
                 self.state.adaptation.trust,
             )
         elif deterministic:
-            action = _mode(learner, rows, self.spaces)
+            action = _mode(learner.averaged_actor, spaces.observation, box, rows)
         else:
             self._samples += 1
-            key = jax.random.fold_in(jax.random.key(self.seed), self._samples)
-            action = _sample(learner, rows, self.spaces, key)
-        box = self.spaces.action
+            key = self._key, np.uint32(self._samples)
+            action = _sample(learner.actor, spaces.observation, box, rows, *key)
         # what rounding has put outside the box by an ulp
         action = np.clip(np.asarray(action), np.asarray(box.low), np.asarray(box.high))
         return action.reshape(*batch.shape[:-1], box.size), state
@@ -624,14 +623,13 @@ def resolved(
     return model
 
 
-@eqx.filter_jit
-def _mode(learner: SACState, observations, spaces: Spaces):
-    x = spaces.observation.to_unit(observations)
-    return spaces.action.from_unit(learner.averaged_actor.mode(x))
+@jax.jit
+def _mode(actor: Actor, observations: Box, actions: Box, rows):
+    return actions.from_unit(actor.mode(observations.to_unit(rows)))
 
 
-@eqx.filter_jit
-def _sample(learner: SACState, observations, spaces: Spaces, key):
-    noise = jax.random.normal(key, (len(observations), spaces.action.size))
-    unit, _ = learner.actor.sample(spaces.observation.to_unit(observations), noise)
-    return spaces.action.from_unit(unit)
+@jax.jit
+def _sample(actor: Actor, observations: Box, actions: Box, rows, key, count):
+    noise = jax.random.normal(jax.random.fold_in(key, count), (len(rows), actions.size))
+    unit, _ = actor.sample(observations.to_unit(rows), noise)
+    return actions.from_unit(unit)

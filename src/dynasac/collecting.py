@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import equinox as eqx
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ import numpy as np
 from . import border
 from .adapt.explore import wandering
 from .networks import Actor
-from .spaces import Spaces, spaces_of
+from .spaces import Box, Spaces, spaces_of
 from .types import Transition
 
 COLLECT = 0
@@ -86,10 +85,10 @@ class Episode:
         """The next action, Float32[action] in [-1, 1]; NaN of a policy that has diverged."""
         if self._wander is not None:
             return self._wander(self.observation)
-        uniform = jnp.asarray(np.bool_(self.steps < self._order.random_steps))
-        draw = jnp.asarray(np.int32(self.steps))
+        spaces, uniform = self._order.spaces, np.bool_(self.steps < self._order.random_steps)
+        boxes = spaces.observation, spaces.action
         return np.asarray(
-            _act(actor, self._order.spaces, self.observation, uniform, draw, self._key)
+            _act(actor, *boxes, self.observation, uniform, np.int32(self.steps), self._key)
         )
 
     def repeat(self, unit: np.ndarray) -> Step:
@@ -211,10 +210,10 @@ def _check_spaces(env: gym.Env, then: Spaces, where: str) -> None:
             )
 
 
-@eqx.filter_jit
-def _act(actor: Actor, spaces: Spaces, observation, random, draw, key):
+@jax.jit
+def _act(actor: Actor, observations: Box, actions: Box, observation, random, draw, key):
     """A stochastic action in [-1, 1]."""
     policy_key, uniform_key = jax.random.split(jax.random.fold_in(key, draw))
-    noise = jax.random.normal(policy_key, (spaces.action.size,))
-    unit, _ = actor.sample(spaces.observation.to_unit(observation), noise)
+    noise = jax.random.normal(policy_key, (actions.size,))
+    unit, _ = actor.sample(observations.to_unit(observation), noise)
     return jnp.where(random, jax.random.uniform(uniform_key, unit.shape, minval=-1.0), unit)
