@@ -11,7 +11,7 @@ demo: $(VENV)/demo.installed  ## train on Pendulum-v1 and say what came out
 	$(BIN)/dynasac train Pendulum-v1
 
 test: check  ## everything that must hold
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 	$(MAKE) docs
 
 check: $(VENV)/test.installed  ## style, types and the direction of imports

@@ -1,6 +1,7 @@
 """The command line: what it writes, and one line for everything that can go wrong."""
 
 import csv
+import functools
 import json
 import signal
 import subprocess
@@ -14,8 +15,9 @@ import probes
 import pytest
 from conftest import beside_tests, same_run
 
-from dynasac import DynaSAC, UsageError, checkpoint, cli, recording
+from dynasac import DynaSAC, UsageError, agent, checkpoint, cli, recording
 from dynasac.cli.parse import parse
+from dynasac.models import model_from_file
 
 TESTS = Path(__file__).parent
 TINY = [
@@ -35,6 +37,20 @@ SLIDE = f"--model={TESTS / 'probes.py'}:Slide"
 def _elsewhere(tmp_path, monkeypatch):
     """Runs are written to a directory of the test's own."""
     monkeypatch.chdir(tmp_path)
+
+
+_read_once = functools.cache(model_from_file)
+
+
+@pytest.fixture(autouse=True)
+def _one_class_for_each_file(monkeypatch):
+    """What is beside the tests is read once, or programs would be compiled for each time."""
+
+    def read(reference: str):
+        ours = reference.startswith(f"{TESTS}/")
+        return _read_once(reference) if ours else model_from_file(reference)
+
+    monkeypatch.setattr(agent, "model_from_file", read)
 
 
 def start(*arguments: str) -> subprocess.Popen:

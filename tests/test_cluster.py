@@ -33,7 +33,7 @@ SETTINGS = {
 
 LOOPBACK = {"0100007F", f"{0:016X}FFFF00000100007F", f"{0:024X}01000000"}
 """as the kernel writes 127.0.0.1, the same within IPv6, and ::1"""
-LONG, ENDLESS = 40, 2000
+LONG, ENDLESS = 24, 2000
 """episodes"""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import border
 from ..errors import UsageError
 from ..models import DynamicsModel, as_arrays
-from ..spaces import Spaces
+from ..spaces import Box, Spaces
 from ..types import Transition
 
 
@@ -48,7 +48,7 @@ def explore(
                 episode += 1
                 observation, ended = border.reset(env, int(episode_seed[0]), where), False
             unit = behaviour(observation)
-            action = np.asarray(spaces.action.from_unit(jnp.asarray(unit)))
+            action = np.asarray(_from_unit(spaces.action, unit))
             found = border.step(env, action, where, observation.shape)
         except border.Failure as error:
             border.begin_again(error, failed, retries)
@@ -115,7 +115,7 @@ def _pumping(
     rng: np.random.Generator, model: DynamicsModel, spaces: Spaces, component: int
 ) -> Behaviour:
     """What the model says moves a component furthest the way it is going; at times, anything."""
-    index = jnp.asarray(np.int32(component))
+    index = np.int32(component)
     going, before = rng.choice([-1e-9, 1e-9]), None  # from rest, either way
 
     def act(observation: np.ndarray) -> np.ndarray:
@@ -126,9 +126,9 @@ def _pumping(
         candidates = _candidates(rng, spaces.action.size)
         if rng.random() < ASIDE:
             return rng.choice(candidates)
-        way = jnp.asarray(np.float32(np.sign(going)))
-        inputs = jnp.asarray(observation), jnp.asarray(candidates)
-        return candidates[int(_furthest(model, spaces, *inputs, index, way))]
+        way = np.float32(np.sign(going))
+        found = _furthest(model, spaces.action, observation, candidates, index, way)
+        return candidates[int(found)]
 
     return act
 
@@ -147,8 +147,13 @@ ASIDE = 0.2
 
 
 @eqx.filter_jit
-def _furthest(model, spaces, observation, candidates, component, way):
+def _furthest(model, actions: Box, observation, candidates, component, way):
     """The index of the candidate that moves the component furthest, up or down as `way` says."""
     step = lambda action: model.step(observation, action, jax.random.key(0))  # noqa: E731
-    predicted = jax.vmap(step)(spaces.action.from_unit(candidates)).next_observation
+    predicted = jax.vmap(step)(actions.from_unit(candidates)).next_observation
     return jnp.argmax(way * predicted[:, component])
+
+
+@jax.jit
+def _from_unit(actions: Box, unit):
+    return actions.from_unit(unit)
