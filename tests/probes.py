@@ -220,9 +220,10 @@ for _name, _entry, _arguments in (
 
 def probe_spaces(observation: int = 1, action: int = 1, action_high: float = 2.0) -> Spaces:
     """Observations in [-1, 1], actions in ±action_high, ten steps."""
+    one, high = np.ones(observation, np.float32), np.full(action, action_high, np.float32)
     return Spaces(
-        observation=Box(-jnp.ones(observation), jnp.ones(observation)),
-        action=Box(-action_high * jnp.ones(action), action_high * jnp.ones(action)),
+        observation=Box(jnp.asarray(-one), jnp.asarray(one)),
+        action=Box(jnp.asarray(-high), jnp.asarray(high)),
         bounded=(True,) * observation,
         episode_steps=10,
     )
@@ -230,9 +231,9 @@ def probe_spaces(observation: int = 1, action: int = 1, action_high: float = 2.0
 
 def constant(network, outputs):
     """The same network, whatever its weights, with an output that does not depend on its input."""
-    zeros = jax.tree.map(jnp.zeros_like, network)
-    outputs = jnp.asarray(outputs, jnp.float32)[..., None]
-    return eqx.tree_at(lambda n: n.biases[-1], zeros, outputs)
+    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros_like(leaf)), network)
+    outputs = np.asarray(outputs, np.float32)[..., None]
+    return eqx.tree_at(lambda n: n.biases[-1], zeros, jnp.asarray(outputs))
 
 
 def constant_actor(actor, mean: list[float], raw: list[float]):

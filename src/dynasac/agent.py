@@ -157,7 +157,7 @@ class DynaSAC:
         env = border.timed(self.env, self.config.step_seconds)
         self.task = Task(env, spaces, given, self.config, seed)
         self.state: TrainingState = training.initial(self.task)
-        self._key, self._samples = jax.random.key(seed), 0
+        self._samples = 0
         self._learning = False
 
     @property
@@ -306,8 +306,8 @@ class DynaSAC:
             action = _mode(learner.averaged_actor, spaces.observation, box, rows)
         else:
             self._samples += 1
-            key = self._key, np.uint32(self._samples)
-            action = _sample(learner.actor, spaces.observation, box, rows, *key)
+            draw = np.int32(self.seed), np.uint32(self._samples)
+            action = _sample(learner.actor, spaces.observation, box, rows, *draw)
         # what rounding has put outside the box by an ulp
         action = np.clip(np.asarray(action), np.asarray(box.low), np.asarray(box.high))
         return action.reshape(*batch.shape[:-1], box.size), state
@@ -623,13 +623,17 @@ def resolved(
     return model
 
 
+# not equinox's jit, which takes several times as long to call as the network takes to act
+
+
 @jax.jit
 def _mode(actor: Actor, observations: Box, actions: Box, rows):
     return actions.from_unit(actor.mode(observations.to_unit(rows)))
 
 
 @jax.jit
-def _sample(actor: Actor, observations: Box, actions: Box, rows, key, count):
-    noise = jax.random.normal(jax.random.fold_in(key, count), (len(rows), actions.size))
+def _sample(actor: Actor, observations: Box, actions: Box, rows, seed, count):
+    key = jax.random.fold_in(jax.random.key(seed), count)
+    noise = jax.random.normal(key, (len(rows), actions.size))
     unit, _ = actor.sample(observations.to_unit(rows), noise)
     return actions.from_unit(unit)
