@@ -181,7 +181,7 @@ def test_a_real_episode_keeps_its_transitions_and_not_its_learner(monkeypatch):
     assert int(two.replay.size) == 20
     jax.tree.map(np.testing.assert_array_equal, one.sac, two.sac)
     agent.learn(real_episodes=3)
-    before, after = (state.sac.critics.members[0].biases[0] for state in (two, agent.state))
+    before, after = (state.sac.critics.members.biases[0] for state in (two, agent.state))
     assert not np.array_equal(before, after)
 
 

@@ -39,15 +39,14 @@ def _product_forward(weight, x):
 def _product_backward(saved, gradient):
     weight, x = saved
     outputs = len(weight)
-    upstream = gradient
-    if outputs == 1:
-        # a second output without influence keeps these products; XLA would make them
-        # multiplications and fuse into those, once for every input, all that leads to the gradient
-        weight, upstream = (jnp.pad(a, [(0, 1), (0, 0)]) for a in (weight, gradient))
     barrier = jax.lax.optimization_barrier
-    by_x = barrier(weight.T) @ upstream
+    if outputs == 1:
+        # what leads to the gradient would be computed again for every input, in one loop with these
+        gradient = barrier(gradient)
+        return (gradient * x).sum(-1)[None], weight.T * gradient
+    by_x = barrier(weight.T) @ gradient
     if outputs < FEW_OUTPUTS:
-        return barrier(x @ upstream.T).T[:outputs], by_x
+        return barrier(x @ gradient.T).T, by_x
     return gradient @ x.T, by_x
 
 
@@ -142,7 +141,8 @@ class Actor(eqx.Module):
 class Critics(eqx.Module):
     """Qᵢ(s, a): an ensemble of networks that start from different weights."""
 
-    members: tuple[Perceptron, ...]
+    members: Perceptron
+    """all of them: every array has one more axis, before its own"""
 
     def __init__(
         self,
@@ -154,13 +154,12 @@ class Critics(eqx.Module):
         rng: np.random.Generator,
     ):
         sizes = (observation_size + action_size, *hidden, 1)
-        self.members = tuple(
-            Perceptron(sizes, activation, output_scale=1.0, rng=rng) for _ in range(count)
-        )
+        networks = [Perceptron(sizes, activation, output_scale=1.0, rng=rng) for _ in range(count)]
+        self.members = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *networks)
 
     def __call__(
         self, x: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
     ) -> Float[Array, "members *batch"]:
         """The value of an action in [-1, 1], by each member, in the learner's unit of return."""
         inputs = jnp.concatenate([x, action], axis=-1)
-        return jnp.stack([member(inputs)[..., 0] for member in self.members])
+        return jax.vmap(lambda member: member(inputs)[..., 0])(self.members)
