@@ -11,6 +11,7 @@ demo: $(VENV)/demo.installed  ## train on Pendulum-v1 and say what came out
 	$(BIN)/dynasac train Pendulum-v1
 
 test: check  ## everything that must hold
+	$(BIN)/python -m compileall -q src  # or each command that a test starts may do it anew
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 	$(MAKE) docs
 
