@@ -20,7 +20,7 @@ QUICKLY_COMPILED = (
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
 )
-"""compiling takes a quarter of the time, and most of what tests compile runs for milliseconds; with
+"""compiling takes far less time, and most of what tests compile runs for milliseconds; with
 XLA_FLAGS in the environment, if only as an empty string, programs are compiled as those say"""
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

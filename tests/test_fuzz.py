@@ -58,9 +58,10 @@ SECONDS, MEGABYTES = 60.0, 300
 @pytest.fixture(autouse=True)
 def _no_types_are_checked():
     """As in users' programs, where nothing but a loader refuses what it must."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def test_there_are_enough_inputs():

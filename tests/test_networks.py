@@ -98,11 +98,10 @@ def test_members_differ_and_see_observation_and_action():
 def test_the_ensemble_is_its_members_one_by_one():
     pair = critics()
     x, a = jnp.ones((4, 3)), jnp.full((4, 2), 0.5)
-    values = pair(x, a)
-    for index in range(2):
-        member = jax.tree.map(lambda leaf, index=index: leaf[index], pair.members)
+    members = [jax.tree.map(lambda leaf, k=k: leaf[k], pair.members) for k in range(2)]
+    for member, values in zip(members, pair(x, a), strict=True):
         alone = member(jnp.concatenate([x, a], axis=-1))[:, 0]
-        np.testing.assert_allclose(values[index], alone, rtol=1e-5)
+        np.testing.assert_allclose(values, alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("activation", "function"), [("tanh", np.tanh), ("relu", None)])
