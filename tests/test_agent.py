@@ -136,7 +136,7 @@ def test_the_names_of_saved_arrays_change_only_with_the_format(trained, tmp_path
     trained.save(tmp_path / "policy")
     names = sorted(load_file(tmp_path / "policy" / "policy.safetensors"))
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-    assert (checkpoint.FORMAT, digest) == (9, "c3865c9268ad")
+    assert (checkpoint.FORMAT, digest) == (10, "c04bd0f64818")
 
 
 def test_measured_scales_are_saved(tmp_path):

@@ -8,7 +8,7 @@ import probes
 import pytest
 from scipy import integrate, stats
 
-from dynasac.networks import LOG_STD_MAX, LOG_STD_MIN, Actor, Critics, product
+from dynasac.networks import LOG_STD_MAX, LOG_STD_MIN, Actor, Critics, affine
 
 
 def actor(seed: int = 0, observation: int = 3, action: int = 2) -> Actor:
@@ -100,8 +100,9 @@ def test_the_ensemble_is_its_members_one_by_one():
     x, a = jnp.ones((4, 3)), jnp.full((4, 2), 0.5)
     members = [jax.tree.map(lambda leaf, k=k: leaf[k], pair.members) for k in range(2)]
     for member, values in zip(members, pair(x, a), strict=True):
-        alone = member(jnp.concatenate([x, a], axis=-1))[:, 0]
+        alone = member(x, a)[:, 0]
         np.testing.assert_allclose(values, alone, rtol=1e-5)
+        np.testing.assert_allclose(member(jnp.concatenate([x, a], axis=-1))[:, 0], alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("activation", "function"), [("tanh", np.tanh), ("relu", None)])
@@ -117,11 +118,19 @@ def test_a_perceptron_is_matrix_products_with_activations_between(activation, fu
 
 
 @pytest.mark.parametrize("outputs", [1, 4, 20])
-def test_the_gradients_of_a_product_are_those_of_a_matrix_product(outputs):
-    weight, x = gaussian_noise(0, (outputs, 3)), gaussian_noise(1, (3, 5))
-    upstream = gaussian_noise(2, (outputs, 5))
-    found = jax.grad(lambda w, x: (product(w, x) * upstream).sum(), (0, 1))(weight, x)
-    expected = jax.grad(lambda w, x: (jnp.matmul(w, x) * upstream).sum(), (0, 1))(weight, x)
+@pytest.mark.parametrize("inputs", [1, 3, 20])
+def test_a_layer_and_its_gradients_are_those_of_a_matrix_product(outputs, inputs):
+    layer = gaussian_noise(0, (outputs, inputs)), gaussian_noise(1, (outputs, 1))
+    x, upstream = gaussian_noise(2, (inputs, 5)), gaussian_noise(3, (outputs, 5))
+
+    def plain(weight, bias, x):
+        return jnp.matmul(weight, x) + bias
+
+    np.testing.assert_allclose(affine(*layer, x), plain(*layer, x), rtol=1e-5, atol=1e-5)
+    found, expected = (
+        jax.grad(lambda *given, f=f: (f(*given) * upstream).sum(), (0, 1, 2))(*layer, x)
+        for f in (affine, plain)
+    )
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 

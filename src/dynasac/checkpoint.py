@@ -29,7 +29,7 @@ from safetensors.numpy import load, save
 
 from .errors import UsageError
 
-FORMAT = 9
+FORMAT = 10
 """of the files that `save_tree` writes"""
 
 PARTIAL = ".partial"

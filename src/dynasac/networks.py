@@ -14,43 +14,62 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
-FEW_OUTPUTS = 16
-"""Fewer than this are no left side for XLA's fast kernels: with two, a product that sums over the
-batch took several times as long as with the two on its right."""
+FEW = 8
+"""Up to so many inputs or outputs are too few for a matrix product: most of its time would go into
+moving data, which a loop fused with the activation saves. With two outputs, a product that sums
+over the batch took several times as long as two of a matrix and a vector."""
+
+barrier = jax.lax.optimization_barrier
+"""XLA folds transpositions into products and repeats cheap operations in every loop that reads
+them; products then run on slower kernels, and loops stride through memory."""
 
 
 @jax.custom_vjp
-def product(
-    weight: Float[Array, "outputs inputs"], x: Float[Array, "inputs rows"]
+def affine(
+    weight: Float[Array, "outputs inputs"],
+    bias: Float[Array, "outputs 1"],
+    x: Float[Array, "inputs rows"],
 ) -> Float[Array, "outputs rows"]:
-    """`weight @ x`.
+    """`weight @ x + bias`, in forms that XLA's CPU compiler is fast at.
 
-    XLA's fast CPU kernels contract their left side over its last axis. Its gradient with respect to
-    `x` has the weights transposed there; without a barrier XLA folds the transposition into the
-    product, which then runs on slower kernels.
+    Its fast kernels contract their left side over its last axis.
     """
-    return weight @ x
+    return _affine_forward(weight, bias, x)[0]
 
 
-def _product_forward(weight, x):
-    return weight @ x, (weight, x)
+def _by_columns(weight) -> bool:
+    # not for the last layers: what XLA computes again in each loop differs in its last digits, and
+    # the gradient of a minimum looks for equal numbers
+    outputs, inputs = weight.shape
+    return inputs <= FEW < outputs
 
 
-def _product_backward(saved, gradient):
+def _affine_forward(weight, bias, x):
+    if not _by_columns(weight):
+        return weight @ x + bias, (weight, x)
+    # with a row of ones, one product makes the gradients of both weight and bias
+    x = barrier(jnp.concatenate([x, jnp.ones_like(x[:1])]))
+    outer = (column[:, None] * row for column, row in zip(weight.T, x[:-1], strict=True))
+    return sum(outer, start=bias), (weight, x)
+
+
+def _affine_backward(saved, gradient):
     weight, x = saved
-    outputs = len(weight)
-    barrier = jax.lax.optimization_barrier
-    if outputs == 1:
-        # what leads to the gradient would be computed again for every input, in one loop with these
-        gradient = barrier(gradient)
-        return (gradient * x).sum(-1)[None], weight.T * gradient
-    by_x = barrier(weight.T) @ gradient
-    if outputs < FEW_OUTPUTS:
-        return barrier(x @ gradient.T).T, by_x
-    return gradient @ x.T, by_x
+    if _by_columns(weight):
+        by_both = gradient @ x.T
+        # one by one: those that nobody asks for are never computed
+        by_x = jnp.stack([column @ gradient for column in weight.T])
+        return by_both[:, :-1], by_both[:, -1:], by_x
+    by_bias = gradient.sum(-1, keepdims=True)
+    if len(weight) > FEW:
+        return gradient @ x.T, by_bias, barrier(weight.T) @ gradient
+    gradient = barrier(gradient)
+    by_weight = jnp.stack([x @ row for row in gradient])
+    outer = (row[:, None] * one for row, one in zip(weight, gradient, strict=True))
+    return by_weight, by_bias, sum(outer)
 
 
-product.defvjp(_product_forward, _product_backward)
+affine.defvjp(_affine_forward, _affine_backward)
 
 
 class Perceptron(eqx.Module):
@@ -84,14 +103,15 @@ class Perceptron(eqx.Module):
         self.biases = [jnp.asarray(np.zeros((outputs, 1), np.float32)) for _, outputs in shapes]
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        # barriers for the same reason as in `product`
-        barrier = jax.lax.optimization_barrier
-        hidden = barrier(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).T)
+    def __call__(self, *parts: Float[Array, "*batch _"]) -> Float[Array, "*batch outputs"]:
+        """Of inputs that are `parts`, side by side."""
+        batch = parts[0].shape[:-1]
+        columns = [part.reshape(math.prod(batch), part.shape[-1]).T for part in parts]
+        hidden = barrier(jnp.concatenate(columns))
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = ACTIVATIONS[self.activation](product(weight, hidden) + bias)
-        output = product(self.weights[-1], hidden) + self.biases[-1]
-        return barrier(output).T.reshape(*x.shape[:-1], output.shape[0])
+            hidden = ACTIVATIONS[self.activation](affine(weight, bias, hidden))
+        output = affine(self.weights[-1], self.biases[-1], hidden)
+        return barrier(output).T.reshape(*batch, output.shape[0])
 
 
 class Actor(eqx.Module):
@@ -161,5 +181,4 @@ class Critics(eqx.Module):
         self, x: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
     ) -> Float[Array, "members *batch"]:
         """The value of an action in [-1, 1], by each member, in the learner's unit of return."""
-        inputs = jnp.concatenate([x, action], axis=-1)
-        return jax.vmap(lambda member: member(inputs)[..., 0])(self.members)
+        return jax.vmap(lambda member: member(x, action)[..., 0])(self.members)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
+from optax.transforms import PartitionState
 
 from .networks import Actor, Critics
 from .spaces import Spaces
@@ -81,9 +82,9 @@ class SACState(eqx.Module):
     target_critics: Critics
     """an exponential moving average of `critics`, used in targets alone"""
     log_temperature: Float[Array, ""]
-    actor_moments: optax.OptState
-    critic_moments: optax.OptState
-    temperature_moments: optax.OptState
+    critic_moments: PartitionState
+    policy_moments: PartitionState
+    """of actor and temperature together"""
     averaged_actor: Actor
     """an exponential moving average of `actor`: the deterministic policy that is handed out"""
 
@@ -126,7 +127,17 @@ class Expansion(eqx.Module):
 
 
 AVERAGING_RATE = 0.01
-ADAM: Any = optax.scale_by_adam()
+
+
+def _kinds(parameters):
+    return jax.tree.map(lambda leaf: "large" if leaf.size > 2**15 else "small", parameters)
+
+
+ADAM: Any = optax.partition(
+    {"large": optax.scale_by_adam(), "small": optax.flatten(optax.scale_by_adam())}, _kinds
+)
+"""Small arrays end to end, as one: each would cost more to begin with than to compute. Large ones
+would only be copied."""
 
 
 def create(config: SACConfig, spaces: Spaces, seed: int) -> SACState:
@@ -141,14 +152,13 @@ def create(config: SACConfig, spaces: Spaces, seed: int) -> SACState:
         critics=critics,
         target_critics=critics,
         log_temperature=log_temperature,
-        actor_moments=_moments(actor),
         critic_moments=_moments(critics),
-        temperature_moments=_moments(log_temperature),
+        policy_moments=_moments((actor, log_temperature)),
         averaged_actor=actor,
     )
 
 
-def _moments(parameters) -> optax.OptState:
+def _moments(parameters) -> PartitionState:
     """Adam's state at the start, all zeros; made on the host for the same reason as the weights."""
     return jax.tree.map(
         lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)),
@@ -158,7 +168,8 @@ def _moments(parameters) -> optax.OptState:
 
 def updates(state: SACState) -> Int[Array, ""]:
     """Gradient updates that a learner has been through."""
-    return optax.tree_utils.tree_get(state.actor_moments, "count")
+    # the temperature is a small one
+    return optax.tree_utils.tree_get(state.policy_moments.inner_states["small"], "count")
 
 
 def reduced(q: Float[Array, "members *batch"], config: SACConfig) -> Float[Array, "*batch"]:
@@ -289,24 +300,24 @@ def update(
         state.actor, critics, temperature, x, valid, config, actor_noise, improvement
     )
     (policy_loss, entropy), gradient = _over(axis, found, valid)
-    actor, actor_moments = _step(state.actor, gradient, state.actor_moments, learning_rate)
+    target_entropy = config.target_entropy * batch.action.shape[-1]
+    by_temperature = jax.grad(temperature_loss)(state.log_temperature, entropy, target_entropy)
+    (actor, log_temperature), policy_moments = _step(
+        (state.actor, state.log_temperature),
+        (gradient, by_temperature),
+        state.policy_moments,
+        learning_rate,
+    )
 
     rewards = jnp.where(valid, jnp.abs(batch.reward), 0.0)
     largest_reward = config.reward_scale * rewards.max()
-
-    target_entropy = config.target_entropy * batch.action.shape[-1]
-    gradient = jax.grad(temperature_loss)(state.log_temperature, entropy, target_entropy)
-    log_temperature, temperature_moments = _step(
-        state.log_temperature, gradient, state.temperature_moments, learning_rate
-    )
     return SACState(
         actor=actor,
         critics=critics,
         target_critics=_moved(state.target_critics, critics, config.target_rate),
         log_temperature=log_temperature,
-        actor_moments=actor_moments,
         critic_moments=critic_moments,
-        temperature_moments=temperature_moments,
+        policy_moments=policy_moments,
         averaged_actor=_moved(state.averaged_actor, actor, AVERAGING_RATE),
     ), Metrics(loss, policy_loss, temperature, entropy, q_value, largest_reward)
 
