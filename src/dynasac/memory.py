@@ -191,7 +191,7 @@ def _networks(config: Config, sizes: Sizes) -> tuple[int, int]:
 def _learner(config: Config, sizes: Sizes) -> int:
     """Each network, its average and its two moments; the temperature and its; Adam's counts."""
     actor, critics = _networks(config, sizes)
-    return NUMBER * (4 * actor + 4 * critics + 3 + 3)
+    return NUMBER * (4 * actor + 4 * critics + 3 + 4)
 
 
 def _ensemble(inputs: int, targets: int, config: EnsembleConfig) -> int:
