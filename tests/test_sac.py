@@ -28,7 +28,10 @@ CONFIG = dataclasses.replace(
 )
 SPACES = probes.probe_spaces()
 KEY = jax.random.key(7)
-update = eqx.filter_jit(sac.update)
+# one program for each, where operations one by one would be some twenty
+update, next_value, critic_loss, actor_loss = (
+    eqx.filter_jit(f) for f in (sac.update, sac.next_value, sac.critic_loss, sac.actor_loss)
+)
 
 
 def with_(**changes) -> SACConfig:
@@ -88,7 +91,7 @@ def test_the_ensemble_is_reduced_as_asked():
 
 @pytest.mark.parametrize(("reduction", "value"), [("min", 3.0), ("mean", 4.0)])
 def test_next_value_without_entropy(reduction, value):
-    found = sac.next_value(
+    found = next_value(
         constant_state(), jnp.zeros((2, 1)), with_(critic_reduction=reduction), jnp.zeros((2, 1))
     )
     np.testing.assert_allclose(found, [value, value])
@@ -98,7 +101,7 @@ def test_next_value_with_entropy_counts_it_at_the_temperature():
     state = constant_state(raw=-1.0)
     x = jnp.zeros((4000, 1))
     noise, other = jax.random.normal(KEY, (2, 4000, 1))
-    found = sac.next_value(state, x, with_(entropy_in_target=True, critic_reduction="min"), noise)
+    found = next_value(state, x, with_(entropy_in_target=True, critic_reduction="min"), noise)
     entropy = -float(state.actor.sample(x, other)[1].mean())
     assert abs(entropy) > 0.5
     assert float(found.mean()) == pytest.approx(3 + 0.2 * entropy, abs=0.01)
@@ -109,7 +112,7 @@ def test_next_value_asks_the_target_critics():
     moved = probes.constant_critics(state.critics, [100.0, 100.0])
     state = eqx.tree_at(lambda s: s.critics, state, moved)
     np.testing.assert_allclose(
-        sac.next_value(state, jnp.zeros((1, 1)), CONFIG, jnp.zeros((1, 1))), [4.0]
+        next_value(state, jnp.zeros((1, 1)), CONFIG, jnp.zeros((1, 1))), [4.0]
     )
 
 
@@ -126,7 +129,7 @@ def test_next_value_asks_the_target_critics():
 def test_critic_loss(valid, delta, loss):
     critics = constant_state().critics
     x = jnp.zeros((2, 1))
-    found, q = sac.critic_loss(critics, x, x, jnp.array([1.0, 4.0]), jnp.array(valid), delta)
+    found, q = critic_loss(critics, x, x, jnp.array([1.0, 4.0]), jnp.array(valid), delta)
     assert float(found) == pytest.approx(loss)
     assert float(q) == pytest.approx(4.0 if any(valid) else 0.0)
 
@@ -134,7 +137,7 @@ def test_critic_loss(valid, delta, loss):
 def test_critic_gradient_is_that_of_each_members_own_error():
     state, x = constant_state(), jnp.zeros((2, 1))
     target, valid = jnp.array([1.0, 4.0]), jnp.ones(2, bool)
-    gradient = jax.grad(lambda c: sac.critic_loss(c, x, x, target, valid, None)[0])(state.critics)
+    gradient = jax.grad(lambda c: critic_loss(c, x, x, target, valid, None)[0])(state.critics)
     np.testing.assert_allclose(gradient.members.biases[-1][:, 0, 0], [3 - 2.5, 5 - 2.5], rtol=1e-5)
 
 
@@ -143,7 +146,7 @@ def test_actor_loss(reduction, q):
     state = constant_state(mean=0.3)
     x, valid = jnp.zeros((3, 1)), jnp.array([True, True, False])
     noise = jax.random.normal(KEY, (3, 1))
-    loss, entropy = sac.actor_loss(
+    loss, entropy = actor_loss(
         state.actor,
         state.critics,
         jnp.asarray(0.2),
