@@ -256,21 +256,26 @@ def test_sparse_rewards_are_no_divergence(env_id, model):
 # --- models
 
 
-class Dry(probes.Slide):
-    """Its reward is the logarithm of what is left, which is none beyond 0.5."""
+class Broken(probes.Slide):
+    """`Slide`, but for one flaw; one class, so that one program plans with all of them."""
+
+    dry: float = 0.0
+    """the reward is the logarithm of what is left, which is none beyond 0.5"""
+    torn: float = 0.0
+    """strong actions lead nowhere"""
+    lost: float = 0.0
+    """no observation is possible"""
 
     def reward(self, state, action, next_state):
-        return jnp.log(0.5 - next_state[0])
+        paid = super().reward(state, action, next_state)
+        return jnp.where(self.dry > 0, jnp.log(0.5 - next_state[0]), paid)
 
-
-class Torn(probes.Slide):
     def transition(self, state, action):
-        return jnp.where(jnp.abs(action) > 1.5, jnp.inf, super().transition(state, action))
+        following = super().transition(state, action)
+        return jnp.where(self.torn * jnp.abs(action) > 1.5, jnp.inf, following)
 
-
-class Lost(probes.Slide):
     def project(self, observation):
-        return observation / 0.0
+        return jnp.where(self.lost > 0, jnp.nan, observation)
 
 
 @pytest.mark.parametrize("preset_name", ["default", "seed"])
@@ -278,17 +283,20 @@ class Lost(probes.Slide):
     ("model", "message"),
     [
         (
-            Dry(),
-            r"Dry\.step gives reward = (nan|-inf) to the observation \[.*\] and the action \[.*\]; "
-            r"found in planning, after \d+ gradient updates",
+            Broken(dry=1.0),
+            r"Broken\.step gives reward = (nan|-inf) to the observation \[.*\] and the action "
+            r"\[.*\]; found in planning, after \d+ gradient updates",
         ),
-        (Torn(), r"Torn\.step gives next_observation\[0\] = inf to the observation"),
-        (Lost(), r"Lost begins at observations that are not finite: check project\(\)"),
+        (Broken(torn=1.0), r"Broken\.step gives next_observation\[0\] = inf to the observation"),
+        (
+            Broken(lost=1.0),
+            r"Broken begins at observations that are not finite: check project\(\)",
+        ),
     ],
 )
 def test_a_model_that_breaks_in_planning_is_named(preset_name, model, message):
     if preset_name == "seed":
-        if isinstance(model, Lost):
+        if model.lost > 0:
             pytest.skip("its resets are sound")
         config = with_(planning={"stored_transitions": 100, "first_updates": 0})
     else:

@@ -1,5 +1,7 @@
 """Models learned from transitions: what they know, and what they know that they do not."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from dynasac.models.ensemble import EnsembleConfig
 from dynasac.spaces import Box, Spaces
 from dynasac.types import Transition
 
-FAST = EnsembleConfig(hidden=(16, 16), updates=1000)
+FAST = EnsembleConfig(hidden=(16, 16), updates=1000, batch_size=64)
 
 
 def spaces_for(low, high, actions=1):
@@ -418,7 +420,7 @@ def test_nothing_compiles_again_as_the_data_grow(compilations, swings, learned):
     before = compilations.count
     for count, updates in ((150, 600), (151, 50), (299, 700)):
         rows = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], swings)
-        config = EnsembleConfig(hidden=FAST.hidden, updates=updates)
+        config = dataclasses.replace(FAST, updates=updates)
         model, _ = residual.fit(None, rows, PENDULUM, config, seed=count)
         steps(model, swings.observation, swings.action)
     assert compilations.count == before

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -264,7 +263,7 @@ class SavedTree:
                 raise Damaged(f"{self.path}: {name} holds numbers that are not finite")
         # NumPy's arrays stay NumPy's: as JAX's they would lose half of their 64 bits
         found = [
-            arrays[name] if isinstance(leaf, np.ndarray) else jnp.asarray(arrays[name])
+            arrays[name] if isinstance(leaf, np.ndarray) else jax.device_put(arrays[name])
             for name, (_, leaf) in zip(names, leaves, strict=True)
         ]
         return jax.tree.unflatten(structure, found)

@@ -29,7 +29,7 @@ def random_key(seed: int, purpose: int, count: int, attempt: int = 0) -> jax.Arr
     is faster than JAX's default on CPUs. Made on the host: there is nothing to compile then.
     """
     words = np.random.SeedSequence((seed, purpose, count, attempt)).generate_state(4)
-    return jax.random.wrap_key_data(jnp.asarray(words), impl="rbg")
+    return jax.random.wrap_key_data(jax.device_put(words), impl="rbg")
 
 
 class Order(NamedTuple):
@@ -175,13 +175,9 @@ def _row(observation: np.ndarray, unit: np.ndarray, arrival: border.Arrival) -> 
 
     It may be in the same memory as the arguments, which nobody writes into (`border`).
     """
-    return Transition(
-        observation=jnp.asarray(observation[None]),
-        action=jnp.asarray(unit[None]),
-        reward=jnp.asarray(np.array([arrival.reward], np.float32)),
-        next_observation=jnp.asarray(arrival.observation[None]),
-        terminated=jnp.asarray(np.array([arrival.terminated])),
-    )
+    reward, terminated = np.array([arrival.reward], np.float32), np.array([arrival.terminated])
+    fields = observation[None], unit[None], reward, arrival.observation[None], terminated
+    return Transition(*jax.device_put(fields))
 
 
 def _played(unit: np.ndarray, spaces: Spaces) -> np.ndarray:

@@ -97,10 +97,10 @@ class Perceptron(eqx.Module):
         shapes = list(itertools.pairwise(sizes))
         gains = [2.0**0.5] * (len(shapes) - 1) + [output_scale]
         self.weights = [
-            jnp.asarray(rng.normal(0.0, gain / inputs**0.5, (outputs, inputs)), jnp.float32)
+            jax.device_put(np.float32(rng.normal(0.0, gain / inputs**0.5, (outputs, inputs))))
             for gain, (inputs, outputs) in zip(gains, shapes, strict=True)
         ]
-        self.biases = [jnp.asarray(np.zeros((outputs, 1), np.float32)) for _, outputs in shapes]
+        self.biases = [jax.device_put(np.zeros((outputs, 1), np.float32)) for _, outputs in shapes]
         self.activation = activation
 
     def __call__(self, *parts: Float[Array, "*batch _"]) -> Float[Array, "*batch outputs"]:
@@ -175,7 +175,7 @@ class Critics(eqx.Module):
     ):
         sizes = (observation_size + action_size, *hidden, 1)
         networks = [Perceptron(sizes, activation, output_scale=1.0, rng=rng) for _ in range(count)]
-        self.members = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *networks)
+        self.members = jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *networks)
 
     def __call__(
         self, x: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]

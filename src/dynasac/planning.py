@@ -97,12 +97,9 @@ class Trust(eqx.Module):
 
 def full_trust(config: PlanningConfig) -> Trust:
     """In a model that is believed: what the settings say."""
-    return Trust(
-        jnp.asarray(np.float32(config.real_fraction)),
-        jnp.asarray(np.int32(config.horizon)),
-        jnp.asarray(np.int32(config.value_expansion)),
-        jnp.asarray(np.float32(1e9)),  # files hold finite numbers alone
-    )
+    believed = np.float32(1e9)  # whatever the uncertainty; files hold finite numbers alone
+    steps = np.int32(config.horizon), np.int32(config.value_expansion)
+    return Trust(*jax.device_put((np.float32(config.real_fraction), *steps, believed)))
 
 
 def for_spaces(spaces: Spaces, config: PlanningConfig) -> PlanningConfig:
@@ -411,7 +408,7 @@ def _compiled(program: Callable[..., Any]) -> Callable[..., Any]:
         with one_at_a_time:  # devices that wait for each other in two programs wait for ever
             found = jax.block_until_ready(spread(*arguments))
         # back from all devices, where what is next would be computed as often
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), found)
+        return jax.device_put(jax.tree.map(np.asarray, found))
 
     return call
 
@@ -758,8 +755,5 @@ def box_around(starts: np.ndarray, seen: np.ndarray, spaces: Spaces, name: str) 
     margin = np.maximum((high - low) / 4, 1e-3)
     bounded = np.asarray(spaces.bounded)
     box = spaces.observation
-    measured = Box(
-        jnp.asarray(np.where(bounded, box.low, low - margin), jnp.float32),
-        jnp.asarray(np.where(bounded, box.high, high + margin), jnp.float32),
-    )
-    return spaces._replace(observation=measured)
+    low, high = np.where(bounded, box.low, low - margin), np.where(bounded, box.high, high + margin)
+    return spaces._replace(observation=Box(*jax.device_put((np.float32(low), np.float32(high)))))

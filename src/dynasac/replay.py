@@ -37,7 +37,7 @@ def create(capacity: int, observation_size: int, action_size: int) -> ReplayStat
 
     def zeros(*shape: int) -> Array:
         # written: the pages of NumPy's zeros are there only once they are, which may be too late
-        return jnp.asarray(np.full(shape, 0, np.float32))
+        return jax.device_put(np.full(shape, 0, np.float32))
 
     return ReplayState(
         transitions=Transition(
@@ -45,13 +45,14 @@ def create(capacity: int, observation_size: int, action_size: int) -> ReplayStat
             action=zeros(capacity, action_size),
             reward=zeros(capacity),
             next_observation=zeros(capacity, observation_size),
-            terminated=jnp.asarray(np.full(capacity, False)),
+            terminated=jax.device_put(np.full(capacity, False)),
         ),
-        position=jnp.asarray(np.int32(0)),
-        size=jnp.asarray(np.int32(0)),
+        position=jax.device_put(np.int32(0)),
+        size=jax.device_put(np.int32(0)),
     )
 
 
+@jax.jit
 def add(replay: ReplayState, rows: Transition, keep: Array | None = None) -> ReplayState:
     """Write a batch of rows, the oldest rows giving way.
 

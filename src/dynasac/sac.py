@@ -146,7 +146,7 @@ def create(config: SACConfig, spaces: Spaces, seed: int) -> SACState:
     sizes = (spaces.observation.size, spaces.action.size)
     actor = Actor(*sizes, config.hidden, config.activation, rng)
     critics = Critics(2, *sizes, config.hidden, config.activation, rng)
-    log_temperature = jnp.asarray(np.log(config.initial_temperature), jnp.float32)
+    log_temperature = jax.device_put(np.float32(np.log(config.initial_temperature)))
     return SACState(
         actor=actor,
         critics=critics,
@@ -161,7 +161,7 @@ def create(config: SACConfig, spaces: Spaces, seed: int) -> SACState:
 def _moments(parameters) -> PartitionState:
     """Adam's state at the start, all zeros; made on the host for the same reason as the weights."""
     return jax.tree.map(
-        lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)),
+        lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)),
         jax.eval_shape(ADAM.init, parameters),
     )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import gymnasium as gym
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -94,10 +94,8 @@ def spaces_between(
     low = np.where(bounded, observation.low, -1.0).astype(np.float32)
     high = np.where(bounded, observation.high, 1.0).astype(np.float32)
     return Spaces(
-        observation=Box(jnp.asarray(low), jnp.asarray(np.where(high > low, high, low + 1))),
-        action=Box(
-            jnp.asarray(action.low, dtype=jnp.float32), jnp.asarray(action.high, dtype=jnp.float32)
-        ),
+        observation=Box(*jax.device_put((low, np.where(high > low, high, low + 1)))),
+        action=Box(*jax.device_put((np.float32(action.low), np.float32(action.high)))),
         bounded=tuple(bool(b) for b in bounded),
         episode_steps=episode_steps or DEFAULT_EPISODE_STEPS,
     )

@@ -222,7 +222,7 @@ def remember(task: Task, state: TrainingState, transitions: Transition) -> Train
         state = _complete(task, state)
     counts = state.counts
     return state._replace(
-        replay=replay.add(state.replay, jax.tree.map(jnp.asarray, transitions)),
+        replay=replay.add(state.replay, jax.device_put(transitions)),
         counts=counts._replace(logged_transitions=counts.logged_transitions + rows),
     )
 
@@ -819,4 +819,4 @@ _remember = jax.jit(replay.add, donate_argnums=0)
 
 def _span(first: int, last: int, total: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Counts as arrays: as Python numbers they would be compiled in."""
-    return jnp.asarray(np.int32(first)), jnp.asarray(np.int32(last)), jnp.asarray(np.int32(total))
+    return jax.device_put((np.int32(first), np.int32(last), np.int32(total)))

@@ -58,13 +58,13 @@ def _rows(transitions: Transition, spaces: Spaces) -> _Rows:
 
 
 def _padded(array: np.ndarray) -> jax.Array:
-    return jnp.asarray(padded(array, 256))
+    return jax.device_put(padded(array, 256))
 
 
 def _keys(count: int) -> jax.Array:
     """The same keys every time, for models that draw; made on the host, so nothing is compiled."""
     words = np.random.SeedSequence(0).generate_state(4 * count).reshape(count, 4)
-    return jax.random.wrap_key_data(jnp.asarray(words), impl="rbg")
+    return jax.random.wrap_key_data(jax.device_put(words), impl="rbg")
 
 
 def _step(model, observations, actions, keys):

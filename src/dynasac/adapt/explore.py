@@ -58,7 +58,7 @@ def explore(
         rows.append((observation, unit, reward, found.observation, found.terminated))
         observation, ended, left = found.observation, found.terminated or found.truncated, left - 1
         failed = 0 if ended else failed
-    return Transition(*(jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)))
+    return Transition(*map(jax.device_put, map(np.stack, zip(*rows, strict=True))))
 
 
 Behaviour = Callable[[np.ndarray], np.ndarray]

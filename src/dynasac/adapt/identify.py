@@ -120,15 +120,16 @@ def identify(model: PhysicsModel, transitions: Transition, action: Box) -> Ident
             f"collect at least {needed}"
         )
     before = np.array([place.value for place in places])
-    template = _with_values(model, jnp.asarray(before, jnp.float32))
+    template = _with_values(model, jax.device_put(np.float32(before)))
     windows, sizes = _windows(transitions, action)
 
     def errors(units: _Units, point: np.ndarray) -> _Errors:
-        found, slopes = _errors(template, units, jnp.asarray(point, jnp.float32), windows)
+        found, slopes = _errors(template, units, jax.device_put(np.float32(point)), windows)
         return _Errors(np.asarray(found, np.float64), np.asarray(slopes, np.float64))
 
     start = np.zeros(len(places))
-    plain = _Units(jnp.asarray(before, jnp.float32), jnp.ones(len(places)), jnp.asarray(before > 0))
+    units = np.float32(before), np.ones(len(places), np.float32), before > 0
+    plain = _Units(*jax.device_put(units))
     first = errors(plain, start)
     valid = np.asarray(windows.valid)[..., None] & np.isfinite(first.values)
     if valid[:, 0].sum() < 0.5 * np.asarray(windows.valid)[:, 0].sum() * sizes.size:
@@ -141,7 +142,7 @@ def identify(model: PhysicsModel, transitions: Transition, action: Box) -> Ident
     point, fit = _fitted(lambda point: errors(units, point), valid, sizes, low, high)
     directions = _directions(fit)
     silent = ~np.any(fit.slopes, axis=(0, 1, 2))
-    after = np.where(silent, before, np.asarray(units.values(jnp.asarray(point, jnp.float32))))
+    after = np.where(silent, before, np.asarray(units.values(jax.device_put(np.float32(point)))))
     after = np.clip(after, *np.array([place.bounds for place in places]).T)
     unit = np.where(before > 0, after, np.asarray(units.unit))
     rounding = np.finfo(np.float32).eps * unit
@@ -294,11 +295,11 @@ def _windows(transitions: Transition, action: Box) -> tuple[_Windows, np.ndarray
     # a constant has no range: what float32 leaves of it depends on its size
     sizes = np.ptp(seen, axis=0) + 0.1 * np.abs(seen).max(0) + TINY
     windows = _Windows(
-        observation=jnp.asarray(observation[padded]),
-        action=action.from_unit(jnp.asarray(unit_action[rows])),
-        next_observation=jnp.asarray(next_observation[rows]),
-        reward=jnp.asarray(reward[rows]),
-        valid=jnp.asarray(valid),
+        observation=jax.device_put(observation[padded]),
+        action=action.from_unit(jax.device_put(unit_action[rows])),
+        next_observation=jax.device_put(next_observation[rows]),
+        reward=jax.device_put(reward[rows]),
+        valid=jax.device_put(valid),
     )
     return windows, sizes
 

@@ -348,15 +348,15 @@ def _predicts_better(candidate: _Candidate, than: _Candidate) -> bool:
 def _trust(best: _Candidate, planning: PlanningConfig) -> Trust:
     """The larger the error, the more real transitions in a batch and the shorter the rollouts."""
     believed = full_trust(planning)
-    real = jnp.asarray(np.float32(min(1.0, max(planning.real_fraction, best.error))))
+    real = jax.device_put(np.float32(min(1.0, max(planning.real_fraction, best.error))))
 
     def steps(most: int) -> Int[Array, ""]:
-        return jnp.asarray(np.int32(np.clip(ROLLOUT_ERROR / max(best.error, 1e-6), 1, most)))
+        return jax.device_put(np.int32(np.clip(ROLLOUT_ERROR / max(best.error, 1e-6), 1, most)))
 
     expansion = steps(planning.value_expansion)
     if best.rung not in ("residual", "ensemble"):
         return Trust(real, believed.horizon, expansion, believed.uncertainty)
-    doubt = jnp.asarray(np.float32(DOUBT * max(1.0, best.uncertainty)))
+    doubt = jax.device_put(np.float32(DOUBT * max(1.0, best.uncertainty)))
     return Trust(real, steps(planning.horizon), expansion, doubt)
 
 

@@ -125,7 +125,7 @@ class PhysicsModel(DynamicsModel):
 def as_arrays(model: DynamicsModel) -> DynamicsModel:
     """The same model; as Python numbers its parameters would be compiled in."""
     return jax.tree.map(
-        lambda leaf: jnp.asarray(np.float32(leaf)) if isinstance(leaf, float) else leaf, model
+        lambda leaf: jax.device_put(np.float32(leaf)) if isinstance(leaf, float) else leaf, model
     )
 
 

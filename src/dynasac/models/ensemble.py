@@ -216,11 +216,11 @@ def fit(
     data = _Data(
         start.inputs.to_unit(float32(rounded(inputs))),
         start.targets.to_unit(float32(rounded(targets))),
-        jnp.asarray(rounded(counted)),
+        jax.device_put(rounded(counted)),
         float32(rounded(stopped)),
         float32(rounded(bags, axis=1)),
         float32(np.cumsum(rounded(drawn)) / drawn.sum()),
-        jnp.asarray(np.int32(count)),
+        jax.device_put(np.int32(count)),
     )
     if loss == "gaussian":
         start = eqx.tree_at(lambda e: e.networks, start, _regressed(start.networks, data))
@@ -228,12 +228,12 @@ def fit(
     networks = _trained(
         start.networks,
         data,
-        jnp.asarray(np.int32(config.updates)),
+        jax.device_put(np.int32(config.updates)),
         float32(config.learning_rate),
         float32(config.weight_decay),
         config.batch_size,
         loss,
-        jax.random.wrap_key_data(jnp.asarray(words), impl="rbg"),
+        jax.random.wrap_key_data(jax.device_put(words), impl="rbg"),
     )
     said = np.asarray(start.targets.from_unit(_means(networks, data.inputs)))[:, :count]
     return Ensemble(networks, start.inputs, start.targets), said
@@ -395,4 +395,4 @@ def check(config: EnsembleConfig) -> None:
 
 def float32(values) -> Array:
     """Arrays made on the host: nothing is compiled for them."""
-    return jnp.asarray(np.asarray(values, np.float32))
+    return jax.device_put(np.asarray(values, np.float32))
