@@ -95,6 +95,11 @@ def same_run(ours: Path, theirs: Path) -> bool:
     return mine.read_bytes() == other.read_bytes() and pairs[0] == pairs[1] and rows[0] == rows[1]
 
 
+def pytest_collection_finish():
+    """What has been imported stays: no more is it looked through for garbage."""
+    gc.freeze()
+
+
 def pytest_sessionfinish():
     """What is left is looked through once, and not ten times more by pytest itself."""
     gc.collect()

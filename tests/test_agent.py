@@ -29,6 +29,16 @@ def test_signatures_are_those_of_stable_baselines3():
     assert list(inspect.signature(DynaSAC.load).parameters)[:2] == ["path", "env"]
 
 
+def test_an_agent_is_made_without_compiling(compilations):
+    """Of other sizes, that is: what comes of NumPy's arrays is put there, not computed."""
+    DynaSAC("Rail-v0", probes.Slide(), SMALL)
+    before = compilations.count
+    learner = dataclasses.replace(SMALL.sac, hidden=(23, 29))
+    config = dataclasses.replace(SMALL, sac=learner, replay_capacity=177)
+    DynaSAC("Rail-v0", probes.Slide(), config)
+    assert compilations.count == before
+
+
 @pytest.mark.parametrize("options", [{}, {"deterministic": True}, {"lookahead": 1}])
 def test_one_observation_or_a_batch(trained, options):
     one, state = trained.predict(BATCH[0], **options)

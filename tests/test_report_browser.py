@@ -66,7 +66,7 @@ def until(page, condition: str) -> None:
 
 @pytest.fixture(scope="module")
 def opened():
-    """Pages that are open already, and what they did that they must not."""
+    """The pages that are open, each with its scheme, and what they did that they must not."""
     return {}, []
 
 
@@ -79,23 +79,27 @@ def visit(browser, pages, opened):
         wrong.append(f"request of {route.request.url[:200]}")
         route.abort()
 
-    def open_page(kind, scheme="light", fresh=False):
-        if (kind, scheme) in known and not fresh:
-            return known[kind, scheme]
-        width, height = SIZES["laptop"]
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme
-        )
-        context.route(lambda url: not url.startswith(("file:", "data:")), abort)
-        page = context.new_page()
+    def begun():
+        page = browser.new_context().new_page()
+        page.context.route(lambda url: not url.startswith(("file:", "data:")), abort)
         page.on("console", lambda said: wrong.append(f"console {said.type}: {said.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (wrong.append("dialog"), dialog.dismiss()))
         page.on("websocket", lambda socket: wrong.append(f"socket {socket.url}"))
-        page.goto(pages[kind])
-        until(page, "document.documentElement.dataset.drawn === ''")
-        if not fresh:
-            known[kind, scheme] = page
+        return page
+
+    def open_page(kind, scheme="light", fresh=False):
+        page, shown = known.get(kind) or (begun(), None)
+        if shown is None or fresh or scheme != shown:
+            width, height = SIZES["laptop"]
+            page.set_viewport_size({"width": width, "height": height})
+            page.emulate_media(color_scheme=scheme)
+            if shown is None:
+                page.goto(pages[kind])
+            else:  # far sooner than another page, for which all scripts are compiled again
+                page.reload()
+            until(page, "document.documentElement.dataset.drawn === ''")
+            known[kind] = page, scheme
         return page
 
     yield open_page

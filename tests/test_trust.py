@@ -63,7 +63,7 @@ def test_what_is_watched_for_is_seen(deed, tmp_path):
 
 
 def test_importing_opens_no_socket_and_unpickles_nothing(tmp_path):
-    watched("import dynasac, dynasac.cli.parse", tmp_path)
+    watched("import dynasac, dynasac.cli.parse, gc; assert gc.isenabled()", tmp_path)
 
 
 def test_loading_a_run_unpickles_nothing(tmp_path):

@@ -46,6 +46,8 @@ def connected(address: str) -> Iterator[ModuleType]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # it would write one to the home directory
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # workers that it starts beforehand lack our environment, so none would ever be used
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
         import ray
     except ImportError:
