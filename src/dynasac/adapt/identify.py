@@ -128,8 +128,8 @@ def identify(model: PhysicsModel, transitions: Transition, action: Box) -> Ident
         return _Errors(np.asarray(found, np.float64), np.asarray(slopes, np.float64))
 
     start = np.zeros(len(places))
-    units = np.float32(before), np.ones(len(places), np.float32), before > 0
-    plain = _Units(*jax.device_put(units))
+    ones = np.ones(len(places), np.float32)
+    plain = _Units(*jax.device_put((np.float32(before), ones, before > 0)))
     first = errors(plain, start)
     valid = np.asarray(windows.valid)[..., None] & np.isfinite(first.values)
     if valid[:, 0].sum() < 0.5 * np.asarray(windows.valid)[:, 0].sum() * sizes.size:
