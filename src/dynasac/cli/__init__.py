@@ -1,6 +1,6 @@
 """The command line: parsing, and what people read. Everything it does, the Python API does.
 
-One module for each command. `dynasac` alone and `--version` answer before anything is imported.
+One module for each command. `dynasac` alone and `--version` answer without them.
 """
 
 import importlib.metadata
