@@ -132,7 +132,6 @@ def trained_run(tmp_path_factory) -> Path:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if not (shared / "run" / "summary.json").exists():
             settings = ("--planning.first-updates=1500", "--real-episodes=0", "--seed=3")
-            settings += ("--evaluation-episodes=20",)
             command = (sys.executable, "-m", "dynasac.cli", "train", "Pendulum-v1", *settings)
             subprocess.run(
                 [*command, f"--output={shared / 'run'}"],

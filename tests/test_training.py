@@ -242,7 +242,7 @@ def test_planning_alone_learns_pendulum_without_a_real_step(trained_run, trained
     assert DynaSAC("Pendulum-v1", config=trained.config, seed=3).evaluate(20).mean_return < -800
     summary = json.loads((trained_run / "summary.json").read_text())
     assert (summary["real_steps"], summary["gradient_updates"]) == (0, 1500)
-    assert summary["evaluation"]["episodes"] == 20
+    assert summary["evaluation"]["episodes"] == 100
     assert summary["evaluation"]["mean_return"] > -180
 
 
