@@ -17,9 +17,11 @@ from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, checkpoint, reco
 from dynasac.runs import Run, read_metrics
 
 QUICKLY_COMPILED = (
+    "--xla_cpu_opt_preset=FAST_COMPILE",
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_disable_hlo_passes=simplify-while-loops,while-loop-invariant-code-motion",
 )
 """compiling takes far less time, and most of what tests compile runs for milliseconds; with
 XLA_FLAGS in the environment, if only as an empty string, programs are compiled as those say"""
@@ -29,7 +31,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY_COMPILED))
 if jax.config.values["jax_num_cpu_devices"] < 0:
     jax.config.update("jax_num_cpu_devices", 1)  # whichever test comes first; commands decide anew
 
-SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(8, 8), batch_size=16, discount=0.99)
+SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(16, 16), batch_size=16, discount=0.99)
 SMALL_PLANNING = dataclasses.replace(
     PlanningConfig(), first_updates=6, updates=4, horizon=2, real_fraction=0.1
 )

@@ -24,8 +24,8 @@ TINY = [
     "--planning.first-updates=3",
     "--planning.updates=2",
     "--sac.hidden",
-    "8",
-    "8",
+    "16",
+    "16",
     "--sac.batch-size=8",
     "--replay-capacity=500",
     "--evaluation-episodes=2",
@@ -88,7 +88,7 @@ def test_train_then_evaluate(tmp_path, capsys):
 
     config = json.loads((run / "config.json").read_text())
     assert (config["env_id"], config["seed"], config["preset"]) == ("Rail-v0", 5, "default")
-    assert config["settings"]["sac"]["hidden"] == [8, 8]
+    assert config["settings"]["sac"]["hidden"] == [16, 16]
     assert config["versions"]["jax"]
 
     summary = json.loads((run / "summary.json").read_text())

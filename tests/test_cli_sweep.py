@@ -36,7 +36,7 @@ class Rig(probes.Rail):
 gym.register("Rig-v0", entry_point=Rig, max_episode_steps=10)
 """
 TINY = [
-    "--set=sac.hidden=[8]",
+    "--set=sac.hidden=[16]",
     "--set=sac.batch-size=8",
     "--set=replay-capacity=500",
     "--evaluation-episodes=2",
@@ -123,7 +123,7 @@ def test_a_search_from_a_file(tmp_path, capsys):
         model = "none"
         evaluation-episodes = 2
         [settings]
-        sac.hidden = [8]
+        sac.hidden = [16]
         sac.batch-size = 8
         replay-capacity = 500
         real-episodes = 1
@@ -143,7 +143,7 @@ def test_a_search_from_a_file(tmp_path, capsys):
     assert isinstance(command, Train)
     assert (command.env, command.model, command.seed) == ("probes:Rail-v0", "none", 102)
     assert command.settings.sac.learning_rate == best["settings"]["sac.learning_rate"]
-    assert command.settings.sac.hidden == (8,)
+    assert command.settings.sac.hidden == (16,)
 
     assert cli.run(["sweep", "rails.toml"]) == 0
     assert "trial-0000/seed-100: mean return" not in capsys.readouterr().out

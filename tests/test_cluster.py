@@ -1,20 +1,28 @@
-"""Trainings on a Ray cluster: what travels, what faults cost, and who can reach it."""
+"""Ray itself: trainings and rigs on it, what travels, what faults cost, who can reach it."""
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from conftest import beside_tests, same_run
+from test_environments import same
+from test_rigs import MODEL_FREE, agent_on, all_came_home, given_away, rows_of
 
 import dynasac
-from dynasac import UsageError, checkpoint, cluster, runs
+from dynasac import UsageError, checkpoint, cli, cluster, collecting, runs
+from dynasac.agent import Silent
+from dynasac.rigs import Rigs
+from dynasac.runs import read_metrics
 from dynasac.sweep.pool import Pool
 from dynasac.sweep.ray_pool import RayPool, check_files, read_files, write_files
 from dynasac.sweep.work import Job, work
@@ -23,7 +31,7 @@ from dynasac.sweep.work import Job, work
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
 
 SETTINGS = {
-    "sac.hidden": [8, 8],
+    "sac.hidden": [16, 16],
     "sac.batch_size": 16,
     "updates_per_real_step": 1,
     "replay_capacity": 1000,
@@ -49,11 +57,15 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(folder):
+    """One Ray for the module; its name for the processor is what it has seen of the machine."""
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
         pool = RayPool("local", folder)
+        assert signal.getsignal(signal.SIGTERM) is handler
         yield pool
         pool.close()
+    assert not pool._ray.is_initialized()
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +216,103 @@ def test_where_the_queue_is_lost_so_are_the_trainings(pool, folder):
     pool.submit(job("after", 1))
     *_, done = until(pool)
     assert (done.name, done.kind) == ("after", "done")
+
+
+# --- rigs
+
+
+class Planning(Silent):
+    """Lets rigs go on in a phase of planning alone, which does not end before they have."""
+
+    def __init__(self, place, until):
+        self.place, self.until, self.seen = place, until, False
+
+    def progress(self, state, phase):
+        if phase == "plan" and state.counts.planned == 1 and state.counts.phase_updates:
+            assert len(given_away(self.place).get(1, ())) < 5
+            self.until.touch()
+            while len(given_away(self.place).get(1, ())) < 5:
+                time.sleep(0.01)
+            self.seen = True
+
+
+def test_three_rigs_feed_one_learner_to_the_same_bytes(pool, tmp_path):
+    states = []
+    for name in "ab":
+        place, until = tmp_path / name, tmp_path / f"{name} plans"
+        agent = agent_on(place, MODEL_FREE, pause=0.01, waits=str(until))
+        planning = Planning(place, until)
+        agent.learn(real_episodes=5, observer=planning, rigs=Rigs(3, in_order=True))
+        assert planning.seen
+        states.append(agent.state)
+        assert (agent.state.counts.real_episodes, agent.state.counts.real_steps) == (5, 50)
+        assert all_came_home(agent, place)
+        assert {n: len(rows) for n, rows in given_away(place).items()} == {0: 20, 1: 20, 2: 10}
+    same(*states)
+
+
+def kill(place, until):
+    """Let rig 1 go on from its fifth step once that goes home at once, and kill it in its ninth."""
+
+    def steps():
+        return len(given_away(place).get(1, ()))
+
+    while steps() < 4:
+        time.sleep(0.01)
+    time.sleep(2 * collecting.SECONDS_HOME)
+    until.touch()
+    while steps() < 8:
+        time.sleep(0.01)
+    time.sleep(collecting.SECONDS_HOME)
+    (file,) = place.glob("1-*")
+    os.kill(int(file.name.partition("-")[2]), signal.SIGKILL)
+
+
+def test_a_rig_that_is_killed_is_dropped(pool, tmp_path, caplog, capfd):
+    place, until = tmp_path / "log", tmp_path / "on"
+    agent = agent_on(place, hangs=(1, 9), waits=str(until))
+    killer = threading.Thread(target=kill, args=(place, until))
+    killer.start()
+    agent.learn(real_episodes=6, rigs=Rigs(2))
+    killer.join()
+    counts, found, given = agent.state.counts, rows_of(agent), given_away(place)
+    home = [bool((found == row).all(axis=1).any()) for row in given[1]]
+    steps = sum(home)
+    assert steps >= 5
+    assert home == [True] * steps + [False] * (8 - steps)  # the last had not been sent yet
+    assert (counts.real_episodes, counts.real_steps) == (6, len(given[0]) + steps)
+    assert len(given[0]) == 50
+    (said,) = caplog.messages
+    assert said == (
+        f"rig 1 is gone, in real episode 2, of which {steps} steps are kept (its process ended, or "
+        "its machine is gone); rigs left: 1"
+    )
+    assert "worker died" not in "".join(capfd.readouterr())
+
+
+def test_a_training_at_the_command_line(pool, tmp_path, caplog):
+    place, output = tmp_path / "log", str(tmp_path / "run")
+    place.mkdir()
+    gym.register("Hot-v0", "far:Rig", max_episode_steps=10, kwargs={"log": str(place), "fails": 1})
+    words = ["train", "Hot-v0", "--model=none", "--rigs=2", "--real-episodes=3"]
+    small = ["--sac.hidden=16", "--sac.batch-size=16", "--evaluation-episodes=0"]
+    try:
+        assert cli.run([*words, *small, "--output", output]) == 0
+    finally:
+        del gym.registry["Hot-v0"]
+    assert given_away(place)[0].shape == (20, 4)
+    assert caplog.messages == [
+        "rig 1 is gone, in real episode 2, of which 2 steps are kept (the environment failed (real "
+        "episode 2, step 2): RuntimeError: the motor is hot); rigs left: 1"
+    ]
+    asked = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (asked["rigs"], asked["rigs_in_order"]) == (2, False)
+    rows = read_metrics(tmp_path / "run")
+    assert float(rows[-1]["real_steps"]) == 22
+    assert float(rows[-1]["failures"]) == 1
+
+
+# --- what comes from strangers, and machines that go
 
 
 HOSTILE = [

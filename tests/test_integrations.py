@@ -22,7 +22,7 @@ def test_weights_and_biases(rail, tmp_path, monkeypatch):
         monkeypatch.setattr(run, "log", lambda row, step: logged.append((step, row)))
         rail.learn(real_episodes=1, callback=WandbCallback(run, evaluation_episodes=2))
         assert run.config["env_id"] == "Rail-v0"
-        assert run.config["sac"]["hidden"] == [8, 8]
+        assert run.config["sac"]["hidden"] == [16, 16]
     assert [step for step, _ in logged] == [0, rail.state.counts.real_steps]
     assert logged[1][1]["dynasac/real_episodes"] == 1
     assert logged[1][1]["dynasac/eval_mean_return"] == rail.evaluate(2).mean_return
@@ -38,7 +38,7 @@ def test_mlflow(rail, tmp_path, monkeypatch):
     with mlflow.start_run() as run:
         rail.learn(real_episodes=1, callback=MlflowCallback(evaluation_episodes=2))
     kept = mlflow.get_run(run.info.run_id).data
-    assert kept.params["sac.hidden"] == "(8, 8)"
+    assert kept.params["sac.hidden"] == "(16, 16)"
     assert kept.metrics["real_episodes"] == 1
     assert kept.metrics["eval_mean_return"] == pytest.approx(rail.evaluate(2).mean_return)
     assert kept.tags["adapt_rung"] == "exact"
@@ -58,4 +58,4 @@ def test_settings_are_logged_with_the_first_row_whichever_it_is(rail, tmp_path, 
     kept = SimpleNamespace(config=SimpleNamespace(update=lambda s, **_: updates.append(s)))
     kept.log = lambda row, step: None
     rail.learn(real_episodes=5, callback=WandbCallback(kept, evaluation_episodes=0))
-    assert [asked["sac"]["hidden"] for asked in updates] == [(8, 8)]
+    assert [asked["sac"]["hidden"] for asked in updates] == [(16, 16)]

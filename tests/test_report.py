@@ -187,7 +187,7 @@ def test_a_run_and_what_is_said_of_it(tmp_path, monkeypatch, capsys):
         "mean return of −131.9 ± 11.5 over 100 fixed episodes, 6.0 below the optimum, after 1 real "
         "episode (200 steps).",
         "dynasac train Pendulum-v1 --seed 4",
-        "--sac.hidden 8 8",
+        "--sac.hidden 16 16",
         "--adapt none",
         "3.6%; g 14 → 13.1",
         "−150.5 after 0 real episodes, −131.9 after 1 real episode. The optimum",

@@ -2,14 +2,10 @@
 
 import copy
 import dataclasses
-import importlib.util
 import json
-import os
 import random
 import signal
 import sys
-import threading
-import time
 
 import far
 import gymnasium as gym
@@ -19,11 +15,11 @@ import pytest
 from conftest import SMALL
 from test_environments import StopAt, same, stored
 
-from dynasac import DynaSAC, UsageError, cli, cluster, collecting, recording, rigs, training
+from dynasac import DynaSAC, UsageError, collecting, recording, rigs, training
 from dynasac.agent import Silent
 from dynasac.collecting import parts
 from dynasac.rigs import Fleet, Lost, Rigs
-from dynasac.runs import Run, read_metrics
+from dynasac.runs import Run
 
 PLANNED = dataclasses.replace(SMALL, updates_per_real_step=0)
 MODEL_FREE = dataclasses.replace(SMALL, random_steps=4)
@@ -357,106 +353,3 @@ def test_what_a_rig_cannot_do_is_told_and_its_environment_closed(tmp_path, secon
     with pytest.raises(UsageError, match=told):
         list(one.episode(order, agent.state.sac.actor))
     assert one._env is None
-
-
-@pytest.fixture(scope="module")
-def ray():
-    """One Ray for the module; its name for the processor is what it has seen of the machine."""
-    if importlib.util.find_spec("ray") is None:  # which is not to be imported before its settings
-        pytest.skip("needs ray")
-    handler = signal.getsignal(signal.SIGTERM)
-    with cluster.connected("local") as found:
-        assert signal.getsignal(signal.SIGTERM) is handler
-        yield found
-    assert not found.is_initialized()
-
-
-class Planning(Silent):
-    """Lets rigs go on in a phase of planning alone, which does not end before they have."""
-
-    def __init__(self, place, until):
-        self.place, self.until, self.seen = place, until, False
-
-    def progress(self, state, phase):
-        if phase == "plan" and state.counts.planned == 1 and state.counts.phase_updates:
-            assert len(given_away(self.place).get(1, ())) < 5
-            self.until.touch()
-            while len(given_away(self.place).get(1, ())) < 5:
-                time.sleep(0.01)
-            self.seen = True
-
-
-def test_three_rigs_feed_one_learner_to_the_same_bytes(ray, tmp_path):
-    states = []
-    for name in "ab":
-        place, until = tmp_path / name, tmp_path / f"{name} plans"
-        agent = agent_on(place, MODEL_FREE, pause=0.01, waits=str(until))
-        planning = Planning(place, until)
-        agent.learn(real_episodes=5, observer=planning, rigs=Rigs(3, in_order=True))
-        assert planning.seen
-        states.append(agent.state)
-        assert (agent.state.counts.real_episodes, agent.state.counts.real_steps) == (5, 50)
-        assert all_came_home(agent, place)
-        assert {n: len(rows) for n, rows in given_away(place).items()} == {0: 20, 1: 20, 2: 10}
-    same(*states)
-
-
-def kill(place, until):
-    """Let rig 1 go on from its fifth step once that goes home at once, and kill it in its ninth."""
-
-    def steps():
-        return len(given_away(place).get(1, ()))
-
-    while steps() < 4:
-        time.sleep(0.01)
-    time.sleep(2 * collecting.SECONDS_HOME)
-    until.touch()
-    while steps() < 8:
-        time.sleep(0.01)
-    time.sleep(collecting.SECONDS_HOME)
-    (file,) = place.glob("1-*")
-    os.kill(int(file.name.partition("-")[2]), signal.SIGKILL)
-
-
-def test_a_rig_that_is_killed_is_dropped(ray, tmp_path, caplog, capfd):
-    place, until = tmp_path / "log", tmp_path / "on"
-    agent = agent_on(place, hangs=(1, 9), waits=str(until))
-    killer = threading.Thread(target=kill, args=(place, until))
-    killer.start()
-    agent.learn(real_episodes=6, rigs=Rigs(2))
-    killer.join()
-    counts, found, given = agent.state.counts, rows_of(agent), given_away(place)
-    home = [bool((found == row).all(axis=1).any()) for row in given[1]]
-    steps = sum(home)
-    assert steps >= 5
-    assert home == [True] * steps + [False] * (8 - steps)  # the last had not been sent yet
-    assert (counts.real_episodes, counts.real_steps) == (6, len(given[0]) + steps)
-    assert len(given[0]) == 50
-    (said,) = caplog.messages
-    assert said == (
-        f"rig 1 is gone, in real episode 2, of which {steps} steps are kept (its process ended, or "
-        "its machine is gone); rigs left: 1"
-    )
-    assert "worker died" not in "".join(capfd.readouterr())
-
-
-def test_a_training_at_the_command_line(ray, tmp_path, caplog):
-    place, output = tmp_path / "log", str(tmp_path / "run")
-    place.mkdir()
-    gym.register("Hot-v0", "far:Rig", max_episode_steps=10, kwargs={"log": str(place), "fails": 1})
-    words = ["train", "Hot-v0", "--model=none", "--rigs=2", "--real-episodes=3"]
-    small = ["--sac.hidden=8", "--sac.batch-size=16", "--evaluation-episodes=0"]
-    try:
-        assert cli.run([*words, *small, "--output", output]) == 0
-    finally:
-        del gym.registry["Hot-v0"]
-    assert given_away(place)[0].shape == (20, 4)
-    assert caplog.messages == [
-        "rig 1 is gone, in real episode 2, of which 2 steps are kept (the environment failed (real "
-        "episode 2, step 2): RuntimeError: the motor is hot); rigs left: 1"
-    ]
-    asked = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (asked["rigs"], asked["rigs_in_order"]) == (2, False)
-    rows = read_metrics(tmp_path / "run")
-    assert float(rows[-1]["real_steps"]) == 22
-    assert float(rows[-1]["failures"]) == 1

@@ -33,7 +33,7 @@ SEARCH = dataclasses.replace(
 TINY = {
     "planning.first_updates": 3,
     "planning.updates": 2,
-    "sac.hidden": [8],
+    "sac.hidden": [16],
     "sac.batch_size": 8,
     "replay_capacity": 500,
 }

@@ -68,7 +68,7 @@ def test_settings_are_read_as_they_were_written(name, model):
 def test_the_seed_preset_adds_up():
     config = with_(
         preset("seed"),
-        sac={"hidden": (8, 8), "batch_size": 16},
+        sac={"hidden": (16, 16), "batch_size": 16},
         planning={"updates": 7, "stored_transitions": 9},
     )
     agent = DynaSAC("Rail-v0", probes.Slide(), config).learn(real_episodes=3)
@@ -398,7 +398,7 @@ def test_without_a_model_logged_transitions_get_updates_as_if_collected():
     assert agent.state.counts.gradient_updates == 10 + 5
     fresh = DynaSAC("Clock-v0", "none", config).remember(logged)
     assert updates_to_come(fresh.task, fresh.state.counts, 1) == 10 + 10
-    seed = with_(preset("seed"), sac={"hidden": (8, 8), "batch_size": 16})
+    seed = with_(preset("seed"), sac={"hidden": (16, 16), "batch_size": 16})
     counts = DynaSAC("Rail-v0", probes.Slide(), seed).remember(logged).learn(real_episodes=0)
     assert counts.state.counts.gradient_updates == 2 * 10
 
