@@ -311,6 +311,18 @@ def test_physics_is_converted_to_the_learners_kind_of_number():
             check_contract(model, 2, 1)
 
 
+def test_each_method_is_traced_once_by_itself_and_once_in_a_step():
+    called = []
+
+    class Noted(Good):
+        def reward(self, state, action, next_state):
+            called.append(action.shape)
+            return super().reward(state, action, next_state)
+
+    check_contract(Noted(), 2, 1)
+    assert called == [(1,), (1,)]
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -151,18 +151,16 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
                 "state) for this model, and its inverse, state(self, observation)"
             )
         hint = "; the state must be recoverable: write state(self, observation) for this model"
-        _expect(model, "observation", (state,), (observation_size,))
-        _expect(model, "state", (observation,), state.shape, hint)
-        _expect(model, "transition", (state, action), state.shape)
-        _expect(model, "reward", (state, action, state), ())
-        _expect(model, "terminal", (state,), ())
-        for method, arguments in (
-            ("initial", (key,)),
-            ("observation", (state,)),
-            ("transition", (state, action)),
-            ("reward", (state, action, state)),
-        ):
-            _is_real(f"{name}.{method}", _traced(model, method, *arguments))
+        found = {
+            "initial": state,
+            "observation": _expect(model, "observation", (state,), (observation_size,)),
+            "state": _expect(model, "state", (observation,), state.shape, hint),
+            "transition": _expect(model, "transition", (state, action), state.shape),
+            "reward": _expect(model, "reward", (state, action, state), ()),
+            "terminal": _expect(model, "terminal", (state,), ()),
+        }
+        for method, result in found.items():
+            _is_real(f"{name}.{method}", result)
     _expect(model, "initial_observation", (key,), (observation_size,))
     _expect(model, "project", (observation,), (observation_size,))
     step = _traced(model, "step", observation, action, key)
@@ -185,8 +183,10 @@ def check_contract(model: DynamicsModel, observation_size: int, action_size: int
             )
 
 
-def _expect(model: DynamicsModel, method: str, arguments, shape: tuple[int, ...], hint="") -> None:
-    _has_shape(model, method, _traced(model, method, *arguments), shape, hint)
+def _expect(model: DynamicsModel, method: str, arguments, shape: tuple[int, ...], hint=""):
+    found = _traced(model, method, *arguments)
+    _has_shape(model, method, found, shape, hint)
+    return found
 
 
 def _is_real(method: str, result) -> None:
