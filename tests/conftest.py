@@ -108,26 +108,16 @@ def pytest_sessionfinish():
     gc.freeze()
 
 
-def for_all_workers(tmp_path_factory, name: str) -> Path:
-    """A directory of the test session, the same in each of its processes."""
-    ours = tmp_path_factory.getbasetemp()
-    found = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / name
-    found.mkdir(exist_ok=True)
-    return found
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _one_cache(tmp_path_factory):
-    """What one process compiled all have; nothing comes from or goes to the home directory."""
-    cache = for_all_workers(tmp_path_factory, "cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        # with a limit, of bytes, JAX locks what it writes against who reads
-        patch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", str(10**9))
-        jax.config.update("jax_compilation_cache_max_size", 10**9)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        jax.config.update("jax_compilation_cache_dir", str(cache / "dynasac" / "compiled"))
-        yield
+def _private_cache(tmp_path_factory):
+    """Nothing is read from or written to the home directory."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +126,9 @@ def trained_run(tmp_path_factory) -> Path:
 
     Whichever worker comes first makes it, for all, with a program that is compiled to be fast.
     """
-    shared = for_all_workers(tmp_path_factory, "trained")
+    ours = tmp_path_factory.getbasetemp()
+    shared = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "trained"
+    shared.mkdir(exist_ok=True)
     handle = os.open(shared, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -257,7 +257,7 @@ def test_a_model_from_a_file_is_read_once_for_all_of_them(monkeypatch):
 
 
 def test_ctrl_c_stops_all_and_all_go_on():
-    command = [*TRAIN, "--planning.first-updates=1500"]
+    command = [*TRAIN, "--planning.first-updates=700"]
     process = start(*command, "--seeds=2", "--output=several")
     deadline = time.monotonic() + 90
     while len(list(Path().glob("several/seed-*/events.*"))) < 2:

@@ -464,17 +464,24 @@ def test_a_model_learned_from_nothing_judges_as_far_as_it_is_right(monkeypatch, 
 CHUNKED_LOG = with_(ADAPTING, planning={"first_updates": 600, "updates": 300})
 
 
-@pytest.mark.parametrize("looks", [0, 1, 2, 3, 4, 6])
-def test_gone_on_with_logged_transitions_equals_never_interrupted(tmp_path, looks):
-    def agent():
-        return DynaSAC("Rail-v0", probes.Slide(speed=0.8), CHUNKED_LOG)
+def on_a_log() -> DynaSAC:
+    return DynaSAC("Rail-v0", probes.Slide(speed=0.8), CHUNKED_LOG)
 
-    whole = agent().remember(slid()).learn(real_episodes=1)
-    stopped = agent().remember(slid())
+
+@pytest.fixture(scope="module")
+def uninterrupted_on_a_log() -> DynaSAC:
+    return on_a_log().remember(slid()).learn(real_episodes=1)
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2, 3, 4, 6])
+def test_gone_on_with_logged_transitions_equals_never_interrupted(
+    uninterrupted_on_a_log, tmp_path, looks
+):
+    whole, stopped = uninterrupted_on_a_log, on_a_log().remember(slid())
     with pytest.raises(KeyboardInterrupt):
         stopped.learn(real_episodes=1, observer=Stop(looks))
     stopped.save_checkpoint(tmp_path / "checkpoints")
-    fresh = agent()
+    fresh = on_a_log()
     fresh.load_checkpoint(tmp_path / "checkpoints")
     fresh.learn(real_episodes=1)
     assert fresh.state.counts == whole.state.counts
