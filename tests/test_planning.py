@@ -481,9 +481,11 @@ def test_a_replay_that_a_host_model_filled_is_a_source_of_synthetic_rows(learner
     np.testing.assert_array_equal(used, [12, 12])
 
 
-def test_the_compiled_loop_equals_a_naive_one(learner):
+def test_the_compiled_loop_equals_a_naive_one():
+    config = dataclasses.replace(SMALL_SAC, hidden=(8, 16, 16))  # every kind of layer
+    learner = sac.create(config, SPACES, 1)
     count = planning.ROUND + 3
-    fast, means, synthetic = planned(learner, 0, count, 20)
+    fast, means, synthetic = planned(learner, 0, count, 20, learner_config=config)
     state, sums, made = learner, [], 0
     for index in range(count):
         if index % planning.ROUND == 0:
@@ -495,29 +497,29 @@ def test_the_compiled_loop_equals_a_naive_one(learner):
                 VISITED,
                 trusting(0.25),
                 planning.ROUND,
-                SMALL_SAC,
+                config,
                 with_(horizon=3),
                 SPACES,
                 keys[0],
             )
             rows = batches.observation[:, : with_().improvement_states]
             better = better_actions(
-                state, model, rows, SMALL_SAC, with_(horizon=3), SPACES, trusting(), keys[1]
+                state, model, rows, config, with_(horizon=3), SPACES, trusting(), keys[1]
             )
             better = dataclasses.replace(
                 better, gain=better.gain * valid[:, : with_().improvement_states]
             )
-            noise = jax.random.normal(keys[2], (planning.ROUND, 2, SMALL_SAC.batch_size, 1))
-            after = expanded(state, model, batches, SMALL_SAC, SPACES, trusting(), keys[3])
+            noise = jax.random.normal(keys[2], (planning.ROUND, 2, config.batch_size, 1))
+            after = expanded(state, model, batches, config, SPACES, trusting(), keys[3])
         turn = index % planning.ROUND
         batch, counted, improvement, drawn, following = jax.tree.map(
             lambda rows, turn=turn: rows[turn], (batches, valid, better, noise, after)
         )
         cosine = 0.5 * (1 + np.cos(np.pi * index / 20))
-        low, high = SMALL_SAC.final_learning_rate, SMALL_SAC.learning_rate
+        low, high = config.final_learning_rate, config.learning_rate
         rate = jnp.float32(low + (high - low) * cosine)
         state, metrics = update(
-            state, batch, counted, rate, SMALL_SAC, SPACES, drawn, improvement, following
+            state, batch, counted, rate, config, SPACES, drawn, improvement, following
         )
         sums.append(metrics)
         made += int(used[turn])
