@@ -5,6 +5,9 @@ github.com/DLR-RM/rl-baselines3-zoo; Raffin 2020), by the name of Gymnasium's en
 its version.
 """
 
+# pyright: reportMissingImports=false
+# stable-baselines3 is installed by `make sb3` alone, and types are checked without it too
+
 import contextlib
 import importlib.metadata
 import importlib.util

@@ -12,6 +12,9 @@ are made at once, the actions by the policy, the steps by the compiled model, an
 throughout.
 """
 
+# pyright: reportMissingImports=false
+# stable-baselines3 is installed by `make sb3` alone, and types are checked without it too
+
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
