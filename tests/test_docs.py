@@ -198,10 +198,13 @@ def test_names_in_the_prose_exist():
             ):
                 continue
             found = dynasac
-            for part in (first, *rest):
-                if not hasattr(found, part):
-                    importlib.import_module(f"{found.__name__}.{part}")
-                found = getattr(found, part)
+            try:
+                for part in (first, *rest):
+                    if not hasattr(found, part):
+                        importlib.import_module(f"{found.__name__}.{part}")
+                    found = getattr(found, part)
+            except UsageError:  # an integration of a package that is not installed
+                continue
             checked += 1
     assert checked > 20
 
