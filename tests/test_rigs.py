@@ -1,4 +1,4 @@
-"""Rigs: which of them does what when, and the real thing, with Ray."""
+"""Rigs: which of them does what when; on Ray itself they are in `test_cluster`."""
 
 import copy
 import dataclasses
