@@ -1,6 +1,7 @@
 """Where rollouts begin, where they end, and that the compiled loop is the loop it stands for."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
@@ -331,8 +332,11 @@ def test_commands_plan_on_two_cores_unless_told_otherwise():
     assert devices(JAX_NUM_CPU_DEVICES="1") == devices(**THREADS) == 1
 
 
-def test_products_are_made_by_the_faster_kernels():
-    """Eigen's for wide networks, unless what counts are the thousands of rows of a search."""
+@pytest.mark.parametrize("avx512", [False, True])
+def test_products_are_made_by_the_faster_kernels(avx512, monkeypatch):
+    """Eigen's for wide networks, unless what counts are the thousands of rows of a search, or the
+    processor computes with AVX-512 and networks are wider."""
+    monkeypatch.setattr(planning, "has_avx512", lambda: avx512)
 
     def eigen(units, known, **settings):
         config = dataclasses.replace(SMALL_SAC, hidden=(16, units))
@@ -341,8 +345,16 @@ def test_products_are_made_by_the_faster_kernels():
     assert not eigen(64, None)
     assert eigen(128, model, improvement_states=256)
     assert not eigen(256, model, improvement_states=256)
-    assert eigen(256, model, improvement_states=0)
-    assert eigen(256, memory(), improvement_states=256)  # nothing is searched in a replay
+    assert eigen(256, None) == eigen(256, model, improvement_states=0) == (not avx512)
+    # nothing is searched in a replay
+    assert eigen(256, memory(), improvement_states=256) == (not avx512)
+
+
+def test_avx512_is_known_from_what_numpy_found():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        pytest.skip("there is no /proc/cpuinfo here")
+    assert planning.has_avx512() == ("avx512vl" in cpuinfo.read_text().split())
 
 
 def test_wide_networks_learn_the_same_by_either_kernels(monkeypatch):

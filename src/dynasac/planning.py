@@ -374,18 +374,25 @@ def devices_for(
     return devices if even and model is not None and max(sac_config.hidden) < 256 else 1
 
 
+def has_avx512() -> bool:
+    """Whether the processor's vectors have 512 bits."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    return any(name == "X86_V4" or name.startswith("AVX512") for name in found)
+
+
 def eigen_is_faster(
     model: DynamicsModel | ReplayState | None, sac_config: SACConfig, config: PlanningConfig
 ) -> bool:
     """Whether Eigen multiplies faster what `plan`, on one device, spends most of its time on.
 
     It does with a batch's few hundred rows where there are more than 64 units, since it uses
-    several cores where YNN uses one. The thousands of rows of a search for better actions are
-    faster with YNN, which makes up for the updates from 256 units on.
+    several cores for less than YNN does. From 256 units on YNN is faster on processors with
+    AVX-512, and on others with the thousands of rows of a search for better actions, which make up
+    for the updates.
     """
     units = max(sac_config.hidden)
     searching = isinstance(model, DynamicsModel) and config.improvement_states > 0
-    return units > 64 and (units < 256 or not searching)
+    return units > 64 and (units < 256 or not (searching or has_avx512()))
 
 
 def _compiled(program: Callable[..., Any]) -> Callable[..., Any]:
