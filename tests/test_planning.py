@@ -577,9 +577,15 @@ def test_counts_shares_and_parameters_do_not_recompile(learner, compilations):
 
 
 def test_the_learning_rate_falls_along_half_a_cosine():
-    config = dataclasses.replace(SMALL_SAC, learning_rate=1.0, final_learning_rate=0.5)
-    rates = [float(planning.annealed(config, jnp.float32(p))) for p in (0, 0.5, 1)]
-    assert rates == pytest.approx([1.0, 0.75, 0.5])
+    def rates(total, final=0.5):
+        config = dataclasses.replace(SMALL_SAC, learning_rate=1.0, final_learning_rate=final)
+        done = (0, total // 2, total)
+        return [float(planning.annealed(config, jnp.array(n), jnp.array(total))) for n in done]
+
+    assert rates(10) == rates(3000) == pytest.approx([1.0, 0.75, 0.5])
+    assert rates(12_000) == pytest.approx([0.25, 0.1875, 0.125])  # lower in a longer phase
+    assert rates(0) == pytest.approx([0.5, 0.5, 0.5])
+    assert rates(12_000, final=1.0) == pytest.approx([1.0, 1.0, 1.0])  # not to fall
 
 
 def test_stored_transitions_are_written_behind_the_real_ones(learner):

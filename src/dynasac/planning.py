@@ -334,10 +334,24 @@ def expanded(
     return jax.lax.fori_loop(0, trust.value_expansion - 1, follow, start)
 
 
-def annealed(sac_config: SACConfig, progress: Float[Array, ""]) -> Float[Array, ""]:
-    """The learning rate after a share `progress` of a phase: half a cosine."""
+FULL_RATE_UPDATES = 3000
+"""Longer phases have a learning rate that is lower in proportion. At the full rate learners get worse
+in them: on Pendulum-v1 they come to hold the pole up at a lean, by a torque that balances it there."""
+
+
+def annealed(
+    sac_config: SACConfig, done: Int[Array, ""], total: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The learning rate after `done` of the `total` updates of a phase: half a cosine.
+
+    With a `total` of 0 it is the final one. A rate that is not to fall stays as it is.
+    """
     peak, last = sac_config.learning_rate, sac_config.final_learning_rate
-    return last + (peak - last) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    progress = jnp.where(total > 0, done / jnp.maximum(total, 1), 1.0)
+    rate = last + (peak - last) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    if last >= peak:
+        return rate
+    return rate * jnp.minimum(1.0, FULL_RATE_UPDATES / jnp.maximum(total, 1))
 
 
 ROUND = 8
@@ -499,7 +513,7 @@ def plan(
             batch, valid, used, noise, improvement, following = jax.tree.map(
                 lambda rows: rows[index % size], prepared
             )
-            rate = annealed(sac_config, jnp.where(total > 0, index / jnp.maximum(total, 1), 1.0))
+            rate = annealed(sac_config, index, total)
             state, metrics = sac.update(
                 state, batch, valid, rate, sac_config, spaces, noise, improvement, following, axis
             )

@@ -33,7 +33,8 @@ class SACConfig:
     learning_rate: float = 5.1e-3
     """of Adam, for actor, critics and temperature"""
     final_learning_rate: float = 2.4e-4
-    """what a cosine takes it down to over a phase of planning"""
+    """what a cosine takes it down to over a phase of planning; in a phase of more than 3,000
+    updates both are lower in proportion"""
     batch_size: int = 256
     """transitions in an update"""
     discount: float | None = None
