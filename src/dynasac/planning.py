@@ -335,8 +335,8 @@ def expanded(
 
 
 FULL_RATE_UPDATES = 3000
-"""Longer phases have a learning rate that is lower in proportion. At the full rate learners get worse
-in them: on Pendulum-v1 they come to hold the pole up at a lean, by a torque that balances it there."""
+"""Longer phases have a learning rate that is lower in proportion. At the full rate learners get
+worse in them: on Pendulum-v1 they come to hold the pole up at a lean that a torque balances."""
 
 
 def annealed(
