@@ -399,10 +399,9 @@ def eigen_is_faster(
 ) -> bool:
     """Whether Eigen multiplies faster what `plan`, on one device, spends most of its time on.
 
-    It does with a batch's few hundred rows where there are more than 64 units, since it uses
-    several cores for less than YNN does. From 256 units on YNN is faster on processors with
-    AVX-512, and on others with the thousands of rows of a search for better actions, which make up
-    for the updates.
+    It does with a batch's few hundred rows where there are more than 64 units. From 256 units on
+    YNN is faster on processors with AVX-512, and on others with the thousands of rows of a search
+    for better actions, which make up for the updates.
     """
     units = max(sac_config.hidden)
     searching = isinstance(model, DynamicsModel) and config.improvement_states > 0
