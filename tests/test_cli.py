@@ -167,6 +167,8 @@ def test_without_a_model(tmp_path):
         (["Pendulum-v1", "--planning.updates=-5"], r"--planning.updates -5"),
         (["Pendulum-v1", "--planning.real-fraction=1.5"], r"must be from 0 to 1"),
         (["Pendulum-v1", "--planning.exploration=nan"], r"must be from 0 to 1"),
+        (["Pendulum-v1", "--sac.advantage-learning=-0.1"], r"must be from 0 to 1"),
+        (["Pendulum-v1", "--sac.advantage-learning=1"], r"must be less than 1"),
         (["Pendulum-v1", "--planning.starts.space=0"], r"not all of them 0"),
         (["Pendulum-v1", "--planning.starts.reset=-1"], r"weights of at least 0"),
         (

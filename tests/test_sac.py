@@ -22,6 +22,7 @@ CONFIG = dataclasses.replace(
     critic_reduction="mean",
     entropy_in_target=False,
     target_rate=0.25,
+    advantage_learning=0.0,
     target_entropy=-1.0,
     initial_temperature=0.2,
     batch_size=4,
@@ -113,6 +114,17 @@ def test_next_value_asks_the_target_critics():
     state = eqx.tree_at(lambda s: s.critics, state, moved)
     np.testing.assert_allclose(
         next_value(state, jnp.zeros((1, 1)), CONFIG, jnp.zeros((1, 1))), [4.0]
+    )
+
+
+def test_disadvantage_asks_the_target_critics_and_the_deterministic_policy():
+    config = with_(critic_reduction="min")
+    state = sac.create(config, SPACES, 0)
+    state = eqx.tree_at(lambda s: s.critics, state, sac.create(config, SPACES, 1).critics)
+    x, action = jax.random.uniform(KEY, (2, 5, 1), minval=-1.0)
+    own, taken = (state.target_critics(x, a).min(axis=0) for a in (state.actor.mode(x), action))
+    np.testing.assert_allclose(
+        sac.disadvantage(state, x, action, config), own - taken, rtol=1e-4, atol=1e-6
     )
 
 
@@ -315,6 +327,22 @@ def test_critics_converge_to_the_reward_where_the_episode_ends():
     x = jnp.array([[1.0], [-1.0]])
     values = state.critics(x, state.actor.mode(x))
     np.testing.assert_allclose(values, [[2.0, -2.0]] * 2, atol=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_advantage_learning_widens_the_gaps_between_actions(share):
+    """Reward -(a - 0.6 x)²: the best is worth 0, and others that much less, over 1 - β."""
+    rng = np.random.default_rng(0)
+    x, a = rng.uniform(-1, 1, (2, 256))
+    config = with_(target_entropy=-3.0, reward_scale=1.0, advantage_learning=share)
+    batch = transitions(-((a - 0.6 * x) ** 2), np.ones(256, bool), x, a)
+    state = learned(sac.create(config, SPACES, 0), batch, config, 2000)
+    states, actions = jnp.asarray(np.float32([x, a]))[..., None]
+    said = sac.reduced(state.critics(states, actions), config)
+    best = sac.reduced(state.critics(states, state.actor.mode(states)), config)
+    slope = (said * batch.reward).sum() / (batch.reward**2).sum()
+    assert slope == pytest.approx(1 / (1 - share), rel=0.1)
+    np.testing.assert_allclose(best, 0.0, atol=0.15)
 
 
 def test_the_policy_finds_the_best_action_of_a_bandit():

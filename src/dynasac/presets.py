@@ -55,6 +55,7 @@ MODEL_FREE_SAC = SACConfig(
     target_entropy=-1.0,
     initial_temperature=1.0,
     reward_scale=1.0,
+    advantage_learning=0.0,
 )
 """The settings of the SAC paper, which stable-baselines3 uses as its defaults."""
 
@@ -105,6 +106,8 @@ LEARNED = dataclasses.replace(
         huber_delta=None,
         target_entropy=-6.0,
         initial_temperature=0.1,
+        reward_scale=0.1,
+        advantage_learning=0.0,
     ),
     planning=PlanningConfig(
         value_expansion=1,
@@ -182,10 +185,13 @@ def check(config: Config) -> None:
         "planning.exploration": planning.exploration,
         "sac.discount": 0.0 if learner.discount is None else learner.discount,
         "sac.target-rate": learner.target_rate,
+        "sac.advantage-learning": learner.advantage_learning,
     }
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise UsageError(f"--{name} {value}: must be from 0 to 1")
+    if learner.advantage_learning == 1:
+        raise UsageError("--sac.advantage-learning 1: must be less than 1")
     positive = {
         "step-seconds": 1.0 if config.step_seconds is None else config.step_seconds,
         "sac.learning-rate": learner.learning_rate,
