@@ -141,8 +141,9 @@ class DynaSAC:
         presets.check(self.config)
         learner = sac.for_episodes_of(spaces.episode_steps, self.config.sac)
         if isinstance(given, HostModel):
-            # its episodes begin where real ones do: no hopeless states are there to drown others
-            learner = dataclasses.replace(learner, huber_delta=None)
+            # its episodes begin where real ones do: no hopeless states are there to drown others;
+            # and with wider gaps between actions most policies for poles on carts let them fall
+            learner = dataclasses.replace(learner, huber_delta=None, advantage_learning=0.0)
         planned = planning.for_spaces(spaces, self.config.planning)
         self.config = dataclasses.replace(self.config, sac=learner, planning=planned)
         if not 0 <= seed < 2**31:

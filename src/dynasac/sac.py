@@ -57,7 +57,7 @@ class SACConfig:
     """rewards are multiplied by this before the learner sees them"""
     advantage_learning: float = 0.3
     """β: the share of an action's disadvantage that is taken from its target once more; less than 1
-    (Bellemare et al. 2016, arXiv:1512.04860)"""
+    (Bellemare et al. 2016, arXiv:1512.04860), and 0 where the model runs on the host"""
 
 
 def for_episodes_of(steps: int, config: SACConfig) -> SACConfig:
