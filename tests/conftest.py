@@ -13,7 +13,7 @@ import probes
 import pytest
 from safetensors.numpy import load_file
 
-from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, checkpoint, recording
+from dynasac import Config, DynaSAC, PlanningConfig, SACConfig, checkpoint, recording, sac
 from dynasac.runs import Run, read_metrics
 
 QUICKLY_COMPILED = (
@@ -31,7 +31,9 @@ os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY_COMPILED))
 if jax.config.values["jax_num_cpu_devices"] < 0:
     jax.config.update("jax_num_cpu_devices", 1)  # whichever test comes first; commands decide anew
 
-SMALL_SAC = dataclasses.replace(SACConfig(), hidden=(16, 16), batch_size=16, discount=0.99)
+SMALL_SAC = dataclasses.replace(
+    sac.for_task(SACConfig(discount=0.99), 200, covered=True), hidden=(16, 16), batch_size=16
+)
 SMALL_PLANNING = dataclasses.replace(
     PlanningConfig(), first_updates=6, updates=4, horizon=2, real_fraction=0.1
 )

@@ -70,6 +70,29 @@ def all_of(batch: Transition):
     return jnp.ones(batch.reward.shape, bool)
 
 
+@pytest.mark.parametrize(("covered", "scale", "share"), [(True, 0.2, 0.3), (False, 0.1, 0.0)])
+def test_the_task_decides_what_is_left_open(covered, scale, share):
+    found = sac.for_task(SACConfig(), 300, covered)
+    assert (found.discount, found.reward_scale, found.advantage_learning) == (0.995, scale, share)
+    asked = with_(discount=0.5, reward_scale=3.0, advantage_learning=0.6)
+    assert sac.for_task(asked, 300, covered) == asked
+
+
+@pytest.mark.parametrize("name", ["discount", "reward_scale", "advantage_learning"])
+def test_what_is_still_open_cannot_be_used(name):
+    batch = transitions([1.0])
+    with pytest.raises(ValueError, match=f"{name} is not decided"):
+        sac.update(
+            constant_state(),
+            batch,
+            all_of(batch),
+            jnp.asarray(0.01),
+            with_(**{name: None}),
+            SPACES,
+            noise_for(batch),
+        )
+
+
 def test_target_bootstraps_unless_terminated():
     batch = transitions([2.0, 2.0, -4.0], np.array([False, True, True]))
     after = sac.one_step(batch, CONFIG)

@@ -139,11 +139,11 @@ class DynaSAC:
                 f"--adapt {self.config.adapt} needs a model that is written as equations"
             )
         presets.check(self.config)
-        learner = sac.for_episodes_of(spaces.episode_steps, self.config.sac)
+        covered = isinstance(given, DynamicsModel) and all(spaces.bounded)
+        learner = sac.for_task(self.config.sac, spaces.episode_steps, covered)
         if isinstance(given, HostModel):
-            # its episodes begin where real ones do: no hopeless states are there to drown others;
-            # and with wider gaps between actions most policies for poles on carts let them fall
-            learner = dataclasses.replace(learner, huber_delta=None, advantage_learning=0.0)
+            # its episodes begin where real ones do: no hopeless states are there to drown others
+            learner = dataclasses.replace(learner, huber_delta=None)
         planned = planning.for_spaces(spaces, self.config.planning)
         self.config = dataclasses.replace(self.config, sac=learner, planning=planned)
         if not 0 <= seed < 2**31:

@@ -43,7 +43,7 @@ def found(
     size, held = float(learning.largest_reward), int(replay.size)
     if held:
         logged = np.asarray(replay.transitions.reward)[:held]
-        size = max(size, config.reward_scale * float(np.abs(logged).max()))
+        size = max(size, sac.reward_scale(config) * float(np.abs(logged).max()))
     if config.entropy_in_target:
         # before it learns it has the entropy of a uniform policy, or more bonus for less of it
         nats = abs(float(learning.entropy)) + replay.transitions.action.shape[-1]

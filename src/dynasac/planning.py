@@ -318,7 +318,7 @@ def expanded(
             bonus = -jnp.exp(state.log_temperature) * log_prob
         keys = jax.random.split(model_key, rows)
         result = step(after.observation, spaces.action.from_unit(action), keys)
-        reward = sac_config.reward_scale * result.reward + bonus
+        reward = sac.reward_scale(sac_config) * result.reward + bonus
         discount = jnp.where(result.terminated, 0.0, sac.discount(sac_config) * after.discount)
         further = Expansion(
             after.reward + after.discount * reward, result.next_observation, discount
@@ -583,7 +583,7 @@ def action_values(
             step = jax.vmap(step, in_axes=(None, 0, None))
         keys = jax.random.split(key, observation.shape[:-1])
         result = step(observation, spaces.action.from_unit(action), keys)
-        reward = sac_config.reward_scale * result.reward
+        reward = sac.reward_scale(sac_config) * result.reward
         own = actor.mode(spaces.observation.to_unit(result.next_observation))
         weight = jnp.where(result.terminated, 0.0, gamma)
         return (result.next_observation, own, reward, weight), result.uncertainty

@@ -185,7 +185,7 @@ def check(config: Config) -> None:
         "planning.exploration": planning.exploration,
         "sac.discount": 0.0 if learner.discount is None else learner.discount,
         "sac.target-rate": learner.target_rate,
-        "sac.advantage-learning": learner.advantage_learning,
+        "sac.advantage-learning": learner.advantage_learning or 0.0,
     }
     for name, value in shares.items():
         if not 0 <= value <= 1:
@@ -197,7 +197,7 @@ def check(config: Config) -> None:
         "sac.learning-rate": learner.learning_rate,
         "sac.final-learning-rate": learner.final_learning_rate,
         "sac.initial-temperature": learner.initial_temperature,
-        "sac.reward-scale": learner.reward_scale,
+        "sac.reward-scale": 1.0 if learner.reward_scale is None else learner.reward_scale,
         "sac.huber-delta": 1.0 if learner.huber_delta is None else learner.huber_delta,
     }
     for name, value in positive.items():

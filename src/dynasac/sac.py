@@ -53,29 +53,56 @@ class SACConfig:
     """of the policy, in nats for each action dimension"""
     initial_temperature: float = 0.31
     """α at the start"""
-    reward_scale: float = 0.2
-    """rewards are multiplied by this before the learner sees them"""
-    advantage_learning: float = 0.3
+    reward_scale: float | None = None
+    """rewards are multiplied by this before the learner sees them; None: 0.2, but 0.1 where the
+    environment leaves observations unbounded, so that rewards far out may be large, and where the
+    model runs on the host"""
+    advantage_learning: float | None = None
     """β: the share of an action's disadvantage that is taken from its target once more; less than 1
-    (Bellemare et al. 2016, arXiv:1512.04860), and 0 where the model runs on the host"""
+    (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 where rewards are multiplied by 0.1
+    """
 
 
-def for_episodes_of(steps: int, config: SACConfig) -> SACConfig:
-    """The settings with what the length of an episode decides filled in."""
-    if config.discount is not None:
-        return config
-    return dataclasses.replace(config, discount=max(0.0, 1 - 1.5 / steps))
+def for_task(config: SACConfig, steps: int, covered: bool) -> SACConfig:
+    """The settings with what the task decides filled in.
+
+    Arguments:
+        steps: of an episode.
+        covered: whether planning covers all that the environment allows: it is in equations, and
+            all observations are bounded.
+    """
+    decided = {
+        "discount": max(0.0, 1 - 1.5 / steps),
+        "reward_scale": 0.2 if covered else 0.1,
+        "advantage_learning": 0.3 if covered else 0.0,
+    }
+    still_open = {name: value for name, value in decided.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **still_open)
 
 
 def discount(config: SACConfig) -> float:
     """γ.
 
     Raises:
-        ValueError: it is still to be decided, by `for_episodes_of`.
+        ValueError: it is still to be decided, by `for_task`.
     """
-    if config.discount is None:
-        raise ValueError("the discount is not decided: use for_episodes_of(steps, config)")
-    return config.discount
+    return _decided(config, "discount")
+
+
+def reward_scale(config: SACConfig) -> float:
+    """What rewards are multiplied by.
+
+    Raises:
+        ValueError: it is still to be decided, by `for_task`.
+    """
+    return _decided(config, "reward_scale")
+
+
+def _decided(config: SACConfig, name: str) -> float:
+    value = getattr(config, name)
+    if value is None:
+        raise ValueError(f"{name} is not decided: use for_task(config, steps, covered)")
+    return value
 
 
 class SACState(eqx.Module):
@@ -210,7 +237,7 @@ def td_target(
     """r + γ V(s') where nothing lies between (eq. 5)."""
     # what critics say of terminal states does not count even where it is no number
     later = jnp.where(after.discount > 0, after.discount * value, 0.0)
-    return config.reward_scale * batch.reward + after.reward + later
+    return reward_scale(config) * batch.reward + after.reward + later
 
 
 def disadvantage(
@@ -309,8 +336,9 @@ def update(
     after = one_step(batch, config) if after is None else after
     next_x = spaces.observation.to_unit(after.observation)
     target = td_target(batch, after, next_value(state, next_x, config, target_noise), config)
-    if config.advantage_learning > 0:
-        target -= config.advantage_learning * disadvantage(state, x, batch.action, config)
+    share = _decided(config, "advantage_learning")
+    if share > 0:
+        target -= share * disadvantage(state, x, batch.action, config)
 
     found = jax.value_and_grad(critic_loss, has_aux=True)(
         state.critics, x, batch.action, target, valid, config.huber_delta
@@ -333,7 +361,7 @@ def update(
     )
 
     rewards = jnp.where(valid, jnp.abs(batch.reward), 0.0)
-    largest_reward = config.reward_scale * rewards.max()
+    largest_reward = reward_scale(config) * rewards.max()
     return SACState(
         actor=actor,
         critics=critics,

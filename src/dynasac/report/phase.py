@@ -180,4 +180,4 @@ def _observations(physics: PhysicsModel, states):
 def _values(learner: sac.SACState, observations, spaces: Spaces, config: sac.SACConfig):
     x = spaces.observation.to_unit(observations)
     q = learner.critics(x, learner.averaged_actor.mode(x))
-    return sac.reduced(q, config) / config.reward_scale
+    return sac.reduced(q, config) / sac.reward_scale(config)
