@@ -9,7 +9,7 @@ import probes
 import pytest
 from conftest import SMALL, SMALL_PLANNING, SMALL_SAC
 
-from dynasac import DynaSAC, UsageError, sac, simulation
+from dynasac import DynaSAC, SACConfig, UsageError, sac, simulation
 from dynasac.models import Called, HostModel, HostStep
 
 SPACES = probes.probe_spaces()
@@ -234,6 +234,15 @@ def test_an_agent_plans_in_a_simulator_and_its_checkpoint_goes_on_alike(tmp_path
     with pytest.raises(UsageError, match="lookahead needs a model that is equations or learned"):
         agent.predict(np.zeros(1, np.float32), lookahead=1)
     assert np.abs(jnp.asarray(agent.predict(np.zeros(1, np.float32))[0])).max() <= 2
+
+
+def test_planning_on_the_host_does_not_cover_all_that_is_allowed():
+    config = dataclasses.replace(SMALL, sac=SACConfig())
+    decided = [
+        (learner.reward_scale, learner.advantage_learning)
+        for learner in (DynaSAC("Rail-v0", m, config).config.sac for m in (Rail(), probes.Slide()))
+    ]
+    assert decided == [(0.1, 0.0), (0.2, 0.3)]
 
 
 @pytest.mark.parametrize(("model", "delta"), [(Rail(), None), (probes.Slide(), 1.0)])

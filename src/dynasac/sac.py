@@ -59,8 +59,8 @@ class SACConfig:
     model runs on the host"""
     advantage_learning: float | None = None
     """β: the share of an action's disadvantage that is taken from its target once more; less than 1
-    (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 where rewards are multiplied by 0.1
-    """
+    (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 where `reward_scale` is 0.1 unless
+    said otherwise"""
 
 
 def for_task(config: SACConfig, steps: int, covered: bool) -> SACConfig:
