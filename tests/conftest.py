@@ -32,7 +32,9 @@ if jax.config.values["jax_num_cpu_devices"] < 0:
     jax.config.update("jax_num_cpu_devices", 1)  # whichever test comes first; commands decide anew
 
 SMALL_SAC = dataclasses.replace(
-    sac.for_task(SACConfig(discount=0.99), 200, covered=True), hidden=(16, 16), batch_size=16
+    sac.for_task(SACConfig(discount=0.99), 200, bounded=True, reward_size=5.0),
+    hidden=(16, 16),
+    batch_size=16,
 )
 SMALL_PLANNING = dataclasses.replace(
     PlanningConfig(), first_updates=6, updates=4, horizon=2, real_fraction=0.1

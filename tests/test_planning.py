@@ -678,6 +678,27 @@ def test_visited_box_refuses_a_model_that_explodes():
         planning.visited_box(Rocket(), spaces, 5)
 
 
+def test_the_size_of_rewards_is_a_mean_over_the_observation_space():
+    box = Box(jnp.array([-2.0]), jnp.array([2.0]))
+    spaces = probes.probe_spaces(1)._replace(observation=box)
+    # position and action are uniform in ±2, the next position is one plus half of the other
+    found = planning.reward_size(probes.Slide(), spaces)
+    assert found == pytest.approx(4 / 3 + 1 / 3 + 0.4 / 3, rel=0.05)
+
+
+def test_the_size_of_rewards_is_of_those_that_are_numbers():
+    class Cliff(probes.Slide):
+        def reward(self, state, action, next_state):
+            return jnp.where(state[0] > 0, -3.0, jnp.nan)
+
+    class Abyss(probes.Slide):
+        def reward(self, state, action, next_state):
+            return jnp.asarray(jnp.inf)
+
+    assert planning.reward_size(Cliff(), probes.probe_spaces(1)) == 3.0
+    assert planning.reward_size(Abyss(), probes.probe_spaces(1)) == 0.0
+
+
 def worth(learner, seen, action, tail):
     return planning.action_values(
         learner.actor,

@@ -70,12 +70,24 @@ def all_of(batch: Transition):
     return jnp.ones(batch.reward.shape, bool)
 
 
-@pytest.mark.parametrize(("covered", "scale", "share"), [(True, 0.2, 0.3), (False, 0.1, 0.0)])
-def test_the_task_decides_what_is_left_open(covered, scale, share):
-    found = sac.for_task(SACConfig(), 300, covered)
+@pytest.mark.parametrize(
+    ("bounded", "size", "equations", "scale", "share"),
+    [
+        (True, 5.4, True, 0.2, 0.3),
+        (True, 540.0, True, 0.002, 0.3),
+        (True, 0.0054, True, 1.0, 0.3),
+        (True, 0.0, True, 1.0, 0.3),
+        (False, 5.4, True, 0.09, 0.3),
+        (False, 1.0, True, 0.5, 0.3),
+        (False, 1.0, False, 0.1, 0.0),
+        (False, 50.0, False, 0.01, 0.0),
+    ],
+)
+def test_the_task_decides_what_is_left_open(bounded, size, equations, scale, share):
+    found = sac.for_task(SACConfig(), 300, bounded, size, equations)
     assert (found.discount, found.reward_scale, found.advantage_learning) == (0.995, scale, share)
     asked = with_(discount=0.5, reward_scale=3.0, advantage_learning=0.6)
-    assert sac.for_task(asked, 300, covered) == asked
+    assert sac.for_task(asked, 300, bounded, size, equations) == asked
 
 
 @pytest.mark.parametrize("name", ["discount", "reward_scale", "advantage_learning"])

@@ -236,13 +236,24 @@ def test_an_agent_plans_in_a_simulator_and_its_checkpoint_goes_on_alike(tmp_path
     assert np.abs(jnp.asarray(agent.predict(np.zeros(1, np.float32))[0])).max() <= 2
 
 
-def test_planning_on_the_host_does_not_cover_all_that_is_allowed():
-    config = dataclasses.replace(SMALL, sac=SACConfig())
-    decided = [
-        (learner.reward_scale, learner.advantage_learning)
-        for learner in (DynaSAC("Rail-v0", m, config).config.sac for m in (Rail(), probes.Slide()))
-    ]
-    assert decided == [(0.1, 0.0), (0.2, 0.3)]
+class Cents(probes.Slide):
+    def reward(self, state, action, next_state):
+        return 100 * super().reward(state, action, next_state)
+
+
+class Dear(Rail):
+    def step(self, states, actions):
+        found = super().step(states, actions)
+        return found._replace(rewards=np.where(states[:, 0] > 0.5, np.inf, -50.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "scale", "share"),
+    [(Rail(), 0.1, 0.0), (Dear(), 0.02, 0.0), (probes.Slide(), 1.0, 0.3), (Cents(), 0.01, 0.3)],
+)
+def test_the_model_tells_how_large_rewards_are(model, scale, share):
+    learner = DynaSAC("Rail-v0", model, dataclasses.replace(SMALL, sac=SACConfig())).config.sac
+    assert (learner.reward_scale, learner.advantage_learning) == (scale, share)
 
 
 @pytest.mark.parametrize(("model", "delta"), [(Rail(), None), (probes.Slide(), 1.0)])

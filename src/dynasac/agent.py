@@ -139,21 +139,25 @@ class DynaSAC:
                 f"--adapt {self.config.adapt} needs a model that is written as equations"
             )
         presets.check(self.config)
-        covered = isinstance(given, DynamicsModel) and all(spaces.bounded)
-        learner = sac.for_task(self.config.sac, spaces.episode_steps, covered)
-        if isinstance(given, HostModel):
-            # its episodes begin where real ones do: no hopeless states are there to drown others
-            learner = dataclasses.replace(learner, huber_delta=None)
         planned = planning.for_spaces(spaces, self.config.planning)
-        self.config = dataclasses.replace(self.config, sac=learner, planning=planned)
+        self.config = dataclasses.replace(self.config, planning=planned)
         if not 0 <= seed < 2**31:
             raise UsageError(f"--seed {seed}: from 0 to {2**31 - 1}")
         self.memory = memory.needed(self.config, memory.sizes_of(spaces, given))
         memory.check(self.memory, memory.available())
+        learner, size = self.config.sac, 1.0
+        undecided = learner.reward_scale is None
         if isinstance(given, DynamicsModel):
             spaces = planning.visited_box(given, spaces, seed)
+            size = planning.reward_size(given, spaces) if undecided else size
         elif given is not None:
             spaces = simulation.visited_box(given, spaces, seed)
+            size = simulation.reward_size(given, spaces) if undecided else size
+            # its episodes begin where real ones do: no hopeless states are there to drown others
+            learner = dataclasses.replace(learner, huber_delta=None)
+        bounded, equations = all(spaces.bounded), isinstance(given, DynamicsModel)
+        learner = sac.for_task(learner, spaces.episode_steps, bounded, size, equations)
+        self.config = dataclasses.replace(self.config, sac=learner)
         self.seed = seed
         env = border.timed(self.env, self.config.step_seconds)
         self.task = Task(env, spaces, given, self.config, seed)

@@ -777,3 +777,25 @@ def box_around(starts: np.ndarray, seen: np.ndarray, spaces: Spaces, name: str) 
     box = spaces.observation
     low, high = np.where(bounded, box.low, low - margin), np.where(bounded, box.high, high + margin)
     return spaces._replace(observation=Box(*jax.device_put((np.float32(low), np.float32(high)))))
+
+
+def reward_size(model: DynamicsModel, spaces: Spaces, rows: int = 4096) -> float:
+    """Mean distance of rewards from 0 over the observation space under uniform actions.
+
+    In the environment's unit; of rewards that are finite alone, 0 if none is.
+    """
+    rng = np.random.default_rng(0)  # not the run's seed: seeds share programs, so the scale too
+    # drawn on the host: compiling the draws would take five times as long as the rest
+    units = np.float32(rng.uniform(-1, 1, (rows, spaces.observation.size)))
+    actions = np.float32(rng.uniform(-1, 1, (rows, spaces.action.size)))
+    found = np.abs(np.asarray(_rewards(model, spaces, *jax.device_put((units, actions)))))
+    found = found[np.isfinite(found)]
+    return float(found.mean()) if len(found) else 0.0
+
+
+@eqx.filter_jit
+def _rewards(model: DynamicsModel, spaces: Spaces, units, actions):
+    """Of one step from each of some observations, all in [-1, 1]."""
+    observations = jax.vmap(model.project)(spaces.observation.from_unit(units))
+    keys = jax.random.split(jax.random.key(0), len(units))
+    return jax.vmap(model.step)(observations, spaces.action.from_unit(actions), keys).reward

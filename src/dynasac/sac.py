@@ -54,27 +54,34 @@ class SACConfig:
     initial_temperature: float = 0.31
     """α at the start"""
     reward_scale: float | None = None
-    """rewards are multiplied by this before the learner sees them; None: 0.2, but 0.1 where the
-    environment leaves observations unbounded, so that rewards far out may be large, and where the
-    model runs on the host"""
+    """rewards are multiplied by this before the learner sees them; None: by what makes their mean
+    size where planning goes 1, or 0.5 where the environment leaves observations unbounded, so that
+    rewards further out may be larger; but at most by 1, or by 0.1 where the model runs on the
+    host"""
     advantage_learning: float | None = None
     """β: the share of an action's disadvantage that is taken from its target once more; less than 1
-    (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 where `reward_scale` is 0.1 unless
-    said otherwise"""
+    (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 where the model runs on the host"""
 
 
-def for_task(config: SACConfig, steps: int, covered: bool) -> SACConfig:
+def for_task(
+    config: SACConfig, steps: int, bounded: bool, reward_size: float = 1.0, equations: bool = True
+) -> SACConfig:
     """The settings with what the task decides filled in.
 
     Arguments:
         steps: of an episode.
-        covered: whether planning covers all that the environment allows: it is in equations, and
-            all observations are bounded.
+        bounded: whether the environment bounds all observations.
+        reward_size: mean distance of rewards from 0 where planning goes, in the environment's unit.
+        equations: whether the model is in equations, and does not run on the host.
     """
+    most, share = (1.0, 0.3) if equations else (0.1, 0.0)
+    wanted = 1.0 if bounded else 0.5
+    scale = min(most, wanted / reward_size) if reward_size > 0 else most
     decided = {
         "discount": max(0.0, 1 - 1.5 / steps),
-        "reward_scale": 0.2 if covered else 0.1,
-        "advantage_learning": 0.3 if covered else 0.0,
+        # one digit, so that a model with slightly other parameters is not another program
+        "reward_scale": float(f"{scale:.1g}"),
+        "advantage_learning": share,
     }
     still_open = {name: value for name, value in decided.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **still_open)
@@ -101,7 +108,7 @@ def reward_scale(config: SACConfig) -> float:
 def _decided(config: SACConfig, name: str) -> float:
     value = getattr(config, name)
     if value is None:
-        raise ValueError(f"{name} is not decided: use for_task(config, steps, covered)")
+        raise ValueError(f"{name} is not decided: use for_task(config, steps, ...)")
     return value
 
 

@@ -5,7 +5,7 @@ episodes go on side by side in the simulator under the current policy, as they w
 updates draw from all that they have led to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -163,21 +163,37 @@ def visited_box(model: HostModel, spaces: Spaces, seed: int, rollouts: int = 32)
         )
     if all(spaces.bounded):
         return spaces
-    rng = np.random.default_rng((seed, 1))
-    states, starts = host_reset(model, rollouts, rng)
+    steps = list(_random_steps(model, spaces, rollouts, LONGEST_VISIT, (seed, 1)))
+    seen = np.concatenate([observations for observations, _ in steps])
+    starts = host_reset(model, rollouts, np.random.default_rng((seed, 1)))[1]
+    return planning.box_around(starts, seen, spaces, model.name)
+
+
+def reward_size(model: HostModel, spaces: Spaces, rollouts: int = 32) -> float:
+    """`planning.reward_size` for a model that runs on the host: over a few random steps."""
+    steps = _random_steps(model, spaces, rollouts, SHORT_VISIT, 0)
+    found = np.abs(np.concatenate([rewards for _, rewards in steps]))
+    found = found[np.isfinite(found)]
+    return float(found.mean()) if len(found) else 0.0
+
+
+def _random_steps(
+    model: HostModel, spaces: Spaces, rollouts: int, most: int, seed: int | tuple[int, ...]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Finite observations and the rewards that random actions lead to in episodes side by side."""
+    rng = np.random.default_rng(seed)
+    states, _ = host_reset(model, rollouts, rng)
     low, high = np.asarray(spaces.action.low), np.asarray(spaces.action.high)
-    seen = []
-    for _ in range(min(spaces.episode_steps, LONGEST_VISIT)):
+    for _ in range(min(spaces.episode_steps, most)):
         actions = rng.uniform(low, high, (rollouts, len(low))).astype(np.float32)
         result = host_step(model, states, actions)
         states = result.states
         finite = np.isfinite(result.observations).all(1) & np.isfinite(states).all(1)
-        seen.append(result.observations[finite])
+        yield result.observations[finite], result.rewards
         over = np.flatnonzero(result.terminated | ~finite)
         if len(over):
             states[over], _ = host_reset(model, len(over), rng)
-    return planning.box_around(starts, np.concatenate(seen), spaces, model.name)
 
 
-LONGEST_VISIT = 200
+LONGEST_VISIT, SHORT_VISIT = 200, 25
 """steps of random actions: simulators are slow"""
