@@ -75,10 +75,9 @@ def all_of(batch: Transition):
     [
         (True, 5.4, True, 0.2, 0.3),
         (True, 540.0, True, 0.002, 0.3),
-        (True, 0.0054, True, 1.0, 0.3),
-        (True, 0.0, True, 1.0, 0.3),
+        (True, 0.0054, True, 0.2, 0.3),
+        (True, 0.0, True, 0.2, 0.3),
         (False, 5.4, True, 0.09, 0.3),
-        (False, 1.0, True, 0.5, 0.3),
         (False, 1.0, False, 0.1, 0.0),
         (False, 50.0, False, 0.01, 0.0),
     ],

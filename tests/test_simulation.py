@@ -249,7 +249,7 @@ class Dear(Rail):
 
 @pytest.mark.parametrize(
     ("model", "scale", "share"),
-    [(Rail(), 0.1, 0.0), (Dear(), 0.02, 0.0), (probes.Slide(), 1.0, 0.3), (Cents(), 0.01, 0.3)],
+    [(Rail(), 0.1, 0.0), (Dear(), 0.02, 0.0), (probes.Slide(), 0.2, 0.3), (Cents(), 0.01, 0.3)],
 )
 def test_the_model_tells_how_large_rewards_are(model, scale, share):
     learner = DynaSAC("Rail-v0", model, dataclasses.replace(SMALL, sac=SACConfig())).config.sac

@@ -54,10 +54,9 @@ class SACConfig:
     initial_temperature: float = 0.31
     """α at the start"""
     reward_scale: float | None = None
-    """rewards are multiplied by this before the learner sees them; None: by what makes their mean
-    size where planning goes 1, or 0.5 where the environment leaves observations unbounded, so that
-    rewards further out may be larger; but at most by 1, or by 0.1 where the model runs on the
-    host"""
+    """rewards are multiplied by this before the learner sees them; None: 0.2, or 0.1 where the
+    model runs on the host; less where their mean size would be more than 1, or more than 0.5 where
+    the environment leaves observations unbounded, so that rewards further out may be larger"""
     advantage_learning: float | None = None
     """β: the share of an action's disadvantage that is taken from its target once more; less than 1
     (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 where the model runs on the host"""
@@ -74,9 +73,9 @@ def for_task(
         reward_size: mean distance of rewards from 0 where planning goes, in the environment's unit.
         equations: whether the model is in equations, and does not run on the host.
     """
-    most, share = (1.0, 0.3) if equations else (0.1, 0.0)
-    wanted = 1.0 if bounded else 0.5
-    scale = min(most, wanted / reward_size) if reward_size > 0 else most
+    scale, share = (0.2, 0.3) if equations else (0.1, 0.0)
+    largest = 1.0 if bounded else 0.5
+    scale = min(scale, largest / reward_size) if reward_size > 0 else scale
     decided = {
         "discount": max(0.0, 1 - 1.5 / steps),
         # one digit, so that a model with slightly other parameters is not another program
