@@ -147,7 +147,8 @@ class DynaSAC:
         memory.check(self.memory, memory.available())
         learner, size = self.config.sac, 1.0
         undecided = learner.reward_scale is None
-        if isinstance(given, DynamicsModel):
+        equations = isinstance(given, DynamicsModel)
+        if equations:
             spaces = planning.visited_box(given, spaces, seed)
             size = planning.reward_size(given, spaces) if undecided else size
         elif given is not None:
@@ -155,7 +156,7 @@ class DynaSAC:
             size = simulation.reward_size(given, spaces) if undecided else size
             # its episodes begin where real ones do: no hopeless states are there to drown others
             learner = dataclasses.replace(learner, huber_delta=None)
-        bounded, equations = all(spaces.bounded), isinstance(given, DynamicsModel)
+        bounded = all(spaces.bounded)
         learner = sac.for_task(learner, spaces.episode_steps, bounded, size, equations)
         self.config = dataclasses.replace(self.config, sac=learner)
         self.seed = seed

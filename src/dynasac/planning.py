@@ -788,8 +788,12 @@ def reward_size(model: DynamicsModel, spaces: Spaces, rows: int = 4096) -> float
     # drawn on the host: compiling the draws would take five times as long as the rest
     units = np.float32(rng.uniform(-1, 1, (rows, spaces.observation.size)))
     actions = np.float32(rng.uniform(-1, 1, (rows, spaces.action.size)))
-    found = np.abs(np.asarray(_rewards(model, spaces, *jax.device_put((units, actions)))))
-    found = found[np.isfinite(found)]
+    return mean_size(np.asarray(_rewards(model, spaces, *jax.device_put((units, actions)))))
+
+
+def mean_size(rewards: np.ndarray) -> float:
+    """Mean distance from 0 of those that are finite, 0 if none is."""
+    found = np.abs(rewards[np.isfinite(rewards)])
     return float(found.mean()) if len(found) else 0.0
 
 

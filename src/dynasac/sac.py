@@ -54,12 +54,12 @@ class SACConfig:
     initial_temperature: float = 0.31
     """α at the start"""
     reward_scale: float | None = None
-    """rewards are multiplied by this before the learner sees them; None: 0.2, or 0.1 where the
-    model runs on the host; less where their mean size would be more than 1, or more than 0.5 where
+    """rewards are multiplied by this before the learner sees them; None: 0.2, or 0.1 without a
+    model in equations; less where their mean size would be more than 1, or more than 0.5 where
     the environment leaves observations unbounded, so that rewards further out may be larger"""
     advantage_learning: float | None = None
     """β: the share of an action's disadvantage that is taken from its target once more; less than 1
-    (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 where the model runs on the host"""
+    (Bellemare et al. 2016, arXiv:1512.04860); None: 0.3, but 0 without a model in equations"""
 
 
 def for_task(
@@ -71,7 +71,7 @@ def for_task(
         steps: of an episode.
         bounded: whether the environment bounds all observations.
         reward_size: mean distance of rewards from 0 where planning goes, in the environment's unit.
-        equations: whether the model is in equations, and does not run on the host.
+        equations: whether there is a model in equations, and not none or one that runs on the host.
     """
     scale, share = (0.2, 0.3) if equations else (0.1, 0.0)
     largest = 1.0 if bounded else 0.5

@@ -163,29 +163,28 @@ def visited_box(model: HostModel, spaces: Spaces, seed: int, rollouts: int = 32)
         )
     if all(spaces.bounded):
         return spaces
-    steps = list(_random_steps(model, spaces, rollouts, LONGEST_VISIT, (seed, 1)))
+    rng = np.random.default_rng((seed, 1))
+    states, starts = host_reset(model, rollouts, rng)
+    steps = _random_steps(model, spaces, states, LONGEST_VISIT, rng)
     seen = np.concatenate([observations for observations, _ in steps])
-    starts = host_reset(model, rollouts, np.random.default_rng((seed, 1)))[1]
     return planning.box_around(starts, seen, spaces, model.name)
 
 
 def reward_size(model: HostModel, spaces: Spaces, rollouts: int = 32) -> float:
     """`planning.reward_size` for a model that runs on the host: over a few random steps."""
-    steps = _random_steps(model, spaces, rollouts, SHORT_VISIT, 0)
-    found = np.abs(np.concatenate([rewards for _, rewards in steps]))
-    found = found[np.isfinite(found)]
-    return float(found.mean()) if len(found) else 0.0
+    rng = np.random.default_rng(0)
+    states, _ = host_reset(model, rollouts, rng)
+    steps = _random_steps(model, spaces, states, SHORT_VISIT, rng)
+    return planning.mean_size(np.concatenate([rewards for _, rewards in steps]))
 
 
 def _random_steps(
-    model: HostModel, spaces: Spaces, rollouts: int, most: int, seed: int | tuple[int, ...]
+    model: HostModel, spaces: Spaces, states: np.ndarray, most: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Finite observations and the rewards that random actions lead to in episodes side by side."""
-    rng = np.random.default_rng(seed)
-    states, _ = host_reset(model, rollouts, rng)
     low, high = np.asarray(spaces.action.low), np.asarray(spaces.action.high)
     for _ in range(min(spaces.episode_steps, most)):
-        actions = rng.uniform(low, high, (rollouts, len(low))).astype(np.float32)
+        actions = rng.uniform(low, high, (len(states), len(low))).astype(np.float32)
         result = host_step(model, states, actions)
         states = result.states
         finite = np.isfinite(result.observations).all(1) & np.isfinite(states).all(1)
